@@ -1,0 +1,192 @@
+"""Makes segments: creates, preallocates, recycles and names them.
+
+A segment gets its name only when its header, and whatever records it takes over, are durable: it is prepared under a
+temporary name, synced, renamed, and its directory synced. So a file that carries a segment's name has an intact header,
+or it is damaged.
+
+In fsync mode a new segment is filled with zeros first: a sync into blocks that were written before costs no change of
+metadata (8.5k syncs/s against 5.3k when appending, measured on ext4). A recycled segment keeps its old bytes, which its
+new salt turns into noise.
+
+These calls block; the lane runs them off the loop, before the segment is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from wal.files import File, FileSystem
+from wal.format import (
+    HEADER_BYTES,
+    Kind,
+    SegmentHeader,
+    frame_bytes,
+    pack_frame,
+    pack_segment_header,
+    position,
+    sectors,
+)
+from wal.replay import SEGMENT_SUFFIX, segment_numbers, segment_path
+
+TEMPORARY_SUFFIX = ".new"
+SPARE_SUFFIX = ".spare"
+SPARES_MAX = 2
+
+
+class Segment:
+    """A segment that is ready to be written.
+
+    Attributes:
+        header: Its header, durable in the file.
+        file: The open file.
+        offset: Where the next frame goes.
+    """
+
+    __slots__ = ("file", "header", "offset")
+
+    def __init__(self, header: SegmentHeader, file: File, offset: int) -> None:
+        self.header = header
+        self.file = file
+        self.offset = offset
+
+    @property
+    def end(self) -> int:
+        """The position where the next frame goes."""
+        return position(self.header.number, self.offset)
+
+    def room(self) -> int:
+        """Bytes that are left."""
+        return self.header.segment_bytes - self.offset
+
+
+class Segments:
+    """The segment files of one lane in one directory.
+
+    Args:
+        files: The file system.
+        directory: The lane's folder; it must exist.
+        store_id: 16 bytes that name the store.
+        lane: The lane's number.
+        epoch: Counts the openings of the store.
+        zero_fill: Whether new segments are filled with zeros.
+        salt: Returns a random 64-bit number.
+    """
+
+    def __init__(
+        self,
+        files: FileSystem,
+        directory: str,
+        *,
+        store_id: bytes,
+        lane: int,
+        epoch: int,
+        zero_fill: bool,
+        salt: Callable[[], int],
+    ) -> None:
+        self.files = files
+        self.directory = directory
+        self._store_id = store_id
+        self._lane = lane
+        self._epoch = epoch
+        self._zero_fill = zero_fill
+        self._salt = salt
+
+    def make(
+        self,
+        number: int,
+        segment_bytes: int,
+        *,
+        durable: int,
+        takeover: Sequence[int] = (),
+        groups: Sequence[tuple[int, int, list[bytes]]] = (),
+    ) -> Segment:
+        """Return segment ``number``, durable under its name, holding ``groups`` as its first frames.
+
+        Args:
+            number: The segment's number; a file of that number is replaced.
+            segment_bytes: Its size; larger if the groups need it.
+            durable: The position below which the log is durable now.
+            takeover: Per stream, the first LSN for which this segment counts; empty if it just follows.
+            groups: Groups to carry over: (stream, first LSN, payloads).
+
+        Raises:
+            OSError: it could not be made; nothing has its name.
+        """
+        needed = HEADER_BYTES + sum(frame_bytes(payloads) for _, _, payloads in groups)
+        segment_bytes = sectors(max(segment_bytes, 2 * needed))
+        header = SegmentHeader(
+            number=number,
+            lane=self._lane,
+            epoch=self._epoch,
+            salt=self._salt(),
+            segment_bytes=segment_bytes,
+            store_id=self._store_id,
+            durable=durable,
+            takeover=tuple(takeover),
+        )
+        path = segment_path(self.directory, number)
+        temporary = path + TEMPORARY_SUFFIX
+        file = self._recycled(temporary, segment_bytes) or self._fresh(temporary, segment_bytes)
+        segment = Segment(header, file, HEADER_BYTES)
+        try:
+            file.write([pack_segment_header(header)], 0)
+            for stream, lsn, payloads in groups:
+                buffers = pack_frame(
+                    header, segment.offset, Kind.GROUP, stream=stream, lsn=lsn, durable=durable, payloads=payloads
+                )
+                segment.offset += file.write(buffers, segment.offset)
+            file.sync()
+            self.files.rename(temporary, path)
+            self.files.sync_directory(self.directory)
+        except OSError:
+            file.close()
+            self.files.remove(temporary)
+            raise
+        file.path = path
+        return segment
+
+    def _fresh(self, path: str, segment_bytes: int) -> File:
+        self.files.remove(path)
+        file = self.files.create(path)
+        try:
+            file.allocate(segment_bytes)
+            if self._zero_fill:
+                file.zero_fill(0, segment_bytes)
+        except OSError:
+            file.close()
+            self.files.remove(path)
+            raise
+        return file
+
+    def _recycled(self, path: str, segment_bytes: int) -> File | None:
+        for name in self._names(SPARE_SUFFIX):
+            spare = f"{self.directory}/{name}"
+            file = self.files.open_write(spare)
+            if file.size() == segment_bytes:
+                self.files.rename(spare, path)
+                return file
+            file.close()
+        return None
+
+    def _names(self, suffix: str) -> list[str]:
+        return [name for name in self.files.list_directory(self.directory) if name.endswith(suffix)]
+
+    def release(self, before: int) -> int:
+        """Recycle or remove every segment whose number is below ``before``; return how many."""
+        numbers = [n for n in segment_numbers(self.files, self.directory) if n < before]
+        n_spares = len(self._names(SPARE_SUFFIX))
+        for number in numbers:
+            path = segment_path(self.directory, number)
+            if n_spares < SPARES_MAX:
+                self.files.rename(path, path.removesuffix(SEGMENT_SUFFIX) + SPARE_SUFFIX)
+                n_spares += 1
+            else:
+                self.files.remove(path)
+        if numbers:
+            self.files.sync_directory(self.directory)
+        return len(numbers)
+
+    def remove_temporaries(self) -> None:
+        """Remove what an interrupted `make` left."""
+        for name in self._names(TEMPORARY_SUFFIX):
+            self.files.remove(f"{self.directory}/{name}")
