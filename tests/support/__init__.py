@@ -1,0 +1,1 @@
+"""Doubles and harnesses that the tests share."""

@@ -1,0 +1,194 @@
+"""The catalog: the manifest of an open store, and where its files are. The only writer of the manifest.
+
+Its methods block, and are called off the loop, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from threading import Lock
+from typing import Any
+
+import msgspec
+
+from wal import FileSystem, TornTail
+from warpstore import manifest as manifests
+from warpstore.errors import ConfigError, IncompatibleSchemaError
+from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest, SchemaEntry, TableManifest
+from warpstore.plan import Plan
+from warpstore.schema import Schema
+
+CHECKPOINT_SUFFIX = ".ckpt"
+QUARANTINE_BYTES_MAX = 16 << 20
+
+
+class Catalog:
+    """The manifest of an open store.
+
+    Attributes:
+        manifest: The manifest as it is on disk.
+        on_rotated: Called when a lane began another segment.
+    """
+
+    def __init__(self, files: FileSystem, path: str, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.on_rotated: Callable[[], None] = lambda: None
+        self._files = files
+        self._lock = Lock()
+
+    # Where things are
+
+    @property
+    def checkpoint_directory(self) -> str:
+        """The folder of the checkpoints."""
+        return f"{self.path}/checkpoint"
+
+    def lane_directory(self, lane: int) -> str:
+        """Return the folder of a lane's log."""
+        return self.manifest.lanes[lane].directory or f"{self.path}/log/{lane:03d}"
+
+    def shards_of_lane(self, lane: int) -> range:
+        """Return the shards whose streams share a lane."""
+        return range(lane, len(self.manifest.shards), len(self.manifest.lanes))
+
+    def table_of_tag(self) -> dict[int, int]:
+        """Return the table number of each tag."""
+        return {entry.tag: table.table for table in self.manifest.tables.values() for entry in table.schemas}
+
+    def is_covered(self, lane: int) -> bool:
+        """Return whether the store was closed cleanly and the checkpoints hold all of a lane's log."""
+        clean, shards = self.manifest.clean_lsns, self.manifest.shards
+        return bool(clean) and all(shards[i].lsn == clean[i] for i in self.shards_of_lane(lane))
+
+    def make_directories(self) -> None:
+        """Create the folders that are missing."""
+        lanes = [self.lane_directory(lane) for lane in range(len(self.manifest.lanes))]
+        for path in (self.checkpoint_directory, *lanes):
+            if not self._files.exists(path):
+                self._files.make_directory(path)
+                self._files.sync_directory(path.rpartition("/")[0])
+
+    # Changes
+
+    def _change(self, **changes: Any) -> None:
+        with self._lock:
+            changed = msgspec.structs.replace(self.manifest, **changes)
+            manifests.write(self._files, self.path, changed)
+            self.manifest = changed
+
+    def begin_epoch(self, tables: dict[str, TableManifest], next_table: int, next_tag: int) -> None:
+        """Record that the store was opened once more, with these tables."""
+        self._change(epoch=self.manifest.epoch + 1, tables=tables, next_table=next_table, next_tag=next_tag)
+
+    def lane_opened(self, lane: int, active: int) -> None:
+        """Record the segment that a lane writes first; a clean end before it no longer counts."""
+        lanes = list(self.manifest.lanes)
+        entry = lanes[lane]
+        first = active if self.is_covered(lane) else entry.first
+        lanes[lane] = LaneManifest(entry.directory, first, active, 0)
+        is_last = all(entry.clean_end == 0 for entry in lanes)
+        self._change(lanes=lanes, clean_lsns=[] if is_last else self.manifest.clean_lsns)
+
+    def checkpointed(self, shards: Sequence[CheckpointManifest], first: Sequence[int]) -> None:
+        """Record new checkpoints, and the first segment of each lane that still counts."""
+        lanes = [
+            LaneManifest(entry.directory, number, max(entry.active, number), entry.clean_end)
+            for entry, number in zip(self.manifest.lanes, first, strict=True)
+        ]
+        self._change(shards=list(shards), lanes=lanes, next_checkpoint=self.manifest.next_checkpoint + 1)
+
+    def closed(self, ends: Sequence[int], lsns: Sequence[int]) -> None:
+        """Record a clean close: where each lane's log ends, and the last LSN of each shard."""
+        lanes = [
+            LaneManifest(entry.directory, entry.first, entry.active, end)
+            for entry, end in zip(self.manifest.lanes, ends, strict=True)
+        ]
+        self._change(lanes=lanes, clean_lsns=list(lsns) if all(ends) else [])
+
+    def redealt(self, shards: Sequence[CheckpointManifest], lanes: Sequence[LaneManifest]) -> None:
+        """Record that the slots were dealt to another number of shards; no log counts any more."""
+        changes = {"shards": list(shards), "lanes": list(lanes), "clean_lsns": []}
+        self._change(**changes, next_checkpoint=self.manifest.next_checkpoint + 1)
+
+    def dropped(self, name: str) -> None:
+        """Record that a table is gone."""
+        self._change(tables={key: table for key, table in self.manifest.tables.items() if key != name})
+
+    def quarantine(self, torn: TornTail) -> None:
+        """Keep a copy of what was cut off a log."""
+        directory = f"{self.path}/quarantine"
+        self._files.make_directory(directory)
+        source = self._files.open(torn.path)
+        try:
+            data = source.read(min(torn.n_bytes, QUARANTINE_BYTES_MAX), torn.offset).rstrip(b"\0")
+        finally:
+            source.close()
+        name = torn.path.rpartition("/")[2]
+        path = f"{directory}/epoch-{self.manifest.epoch:08d}-{name}-{torn.offset:08x}"
+        self._files.remove(path)
+        target = self._files.create(path)
+        try:
+            target.write([data], 0)
+            target.sync()
+        finally:
+            target.close()
+        self._files.sync_directory(directory)
+
+    def remove_strays(self) -> None:
+        """Remove checkpoint files that the manifest does not name."""
+        named = {shard.name for shard in self.manifest.shards}
+        directory = self.checkpoint_directory
+        for name in self._files.list_directory(directory):
+            if name.endswith(CHECKPOINT_SUFFIX) and name not in named:
+                self._files.remove(f"{directory}/{name}")
+
+
+def new_manifest(store_id: bytes, shards: int, lanes: Iterable[str]) -> Manifest:
+    """Return the manifest of an empty store."""
+    return Manifest(
+        store_id=store_id.hex(),
+        epoch=0,
+        next_tag=1,
+        next_table=1,
+        next_checkpoint=1,
+        shards=[CheckpointManifest("", 0) for _ in range(shards)],
+        lanes=[LaneManifest(directory, 1, 0, 0) for directory in lanes],
+        tables={},
+        clean_lsns=[],
+    )
+
+
+def with_schemas(manifest: Manifest, plans: Iterable[Plan[Any]]) -> tuple[dict[str, TableManifest], int, int]:
+    """Return the tables of a manifest with the schemas of these types, and the next table number and tag.
+
+    Raises:
+        IncompatibleSchemaError: a type cannot read what is stored under its name.
+        ConfigError: two types have one name.
+    """
+    tables, next_table, next_tag = dict(manifest.tables), manifest.next_table, manifest.next_tag
+    seen: set[str] = set()
+    for plan in plans:
+        name = plan.table
+        if name in seen:
+            raise ConfigError(
+                f"models: two record types have the table name {name!r}; give one name=", setting="models"
+            )
+        seen.add(name)
+        table = tables.get(name)
+        if table is None:
+            tables[name] = TableManifest(next_table, [SchemaEntry(next_tag, plan.schema.to_builtins())])
+            next_table, next_tag = next_table + 1, next_tag + 1
+            continue
+        for entry in table.schemas:
+            problems = plan.schema.incompatibilities(Schema.from_builtins(entry.schema))
+            if problems:
+                words = "; ".join(problems)
+                raise IncompatibleSchemaError(
+                    f"{plan.record_type.__name__} cannot read what is stored in {name!r}: {words}. Nothing was touched."
+                )
+        if Schema.from_builtins(table.schemas[-1].schema) != plan.schema:
+            entry = SchemaEntry(next_tag, plan.schema.to_builtins())
+            tables[name] = TableManifest(table.table, [*table.schemas, entry])
+            next_tag += 1
+    return tables, next_table, next_tag

@@ -1,0 +1,197 @@
+"""What a checkpoint has to do, as data, and the function that does it.
+
+A job names sealed segments of the log, the checkpoints before it, and the files to write. It knows tables only by number
+and tags: no record type, no user code. So it can run in another process, where it costs the event loop nothing; 1,000,000
+records take that process a few seconds, in which a thread would hold the interpreter for 30 ms at a time.
+
+With several sources for one shard, or a range of slots, the same job deals the slots to another number of shards.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from wal import FileSystem, OnCorruption, replay
+from warpstore.checkpoint.reader import Checkpoint
+from warpstore.checkpoint.writer import CheckpointWriter
+from warpstore.keys import SLOTS, HotKey, key_bytes
+from warpstore.values import TOMBSTONE, deadline_of, has_deadline, split_payload
+
+
+class LogJob(msgspec.Struct, frozen=True):
+    """A lane's segments to read: ``first`` through ``last``, all sealed or final."""
+
+    directory: str
+    lane: int
+    first: int
+    last: int
+
+
+class TableJob(msgspec.Struct, frozen=True):
+    """A table and the tags of its schemas. Records of other tags are dropped."""
+
+    table: int
+    tags: list[int]
+
+
+class ShardJob(msgspec.Struct, frozen=True):
+    """One file to write.
+
+    Attributes:
+        shard: The shard.
+        sources: The checkpoints whose records it starts from, as (path, shard).
+        slots: First slot and slot after the last that go into it.
+        lsn: Everything up to this LSN will be in it.
+        target: The file.
+        salt: A random 64-bit number.
+    """
+
+    shard: int
+    sources: list[tuple[str, int]]
+    slots: tuple[int, int]
+    lsn: int
+    target: str
+    salt: int
+
+
+class CheckpointJob(msgspec.Struct, frozen=True):
+    """A checkpoint of some shards.
+
+    Attributes:
+        store_id: 16 bytes that name the store.
+        logs: The log to read.
+        after: Per stream of the log, the LSN that the sources hold already.
+        upto: Per stream of the log, the last LSN to read.
+        tables: The tables to keep.
+        shards: The files to write.
+        now_ms: Records whose deadline has passed by then are left out.
+        on_corruption: As for `replay`.
+    """
+
+    store_id: bytes
+    logs: list[LogJob]
+    after: list[int]
+    upto: list[int]
+    tables: list[TableJob]
+    shards: list[ShardJob]
+    now_ms: int
+    on_corruption: OnCorruption = "refuse"
+
+
+class CheckpointResult(msgspec.Struct, frozen=True):
+    """What was written: the records of each file, in the order of the job's shards."""
+
+    n_records: list[int]
+
+
+_Fresh = dict[int, list[dict[HotKey, bytes]]]
+
+
+def run_job(files: FileSystem, job: CheckpointJob) -> CheckpointResult:
+    """Write the files of a job and make them durable.
+
+    Raises:
+        wal.WalError: the log is damaged.
+        CorruptionError: a source is damaged.
+        OSError: reading or writing failed; files written so far are removed.
+    """
+    by_slot = [-1] * SLOTS
+    for i, shard in enumerate(job.shards):
+        by_slot[shard.slots[0] : shard.slots[1]] = [i] * (shard.slots[1] - shard.slots[0])
+    fresh = _read_logs(files, job, by_slot)
+    written: list[str] = []
+    try:
+        n_records = []
+        for i, shard in enumerate(job.shards):
+            written.append(shard.target)
+            n_records.append(_write_shard(files, job, shard, {table: dicts[i] for table, dicts in fresh.items()}))
+    except BaseException:
+        for path in written:
+            files.remove(path)
+        raise
+    return CheckpointResult(n_records)
+
+
+def _read_logs(files: FileSystem, job: CheckpointJob, by_slot: list[int]) -> _Fresh:
+    """Return, per table and file, the newest value of every key that the log changed."""
+    table_of = {tag: table.table for table in job.tables for tag in table.tags}
+    fresh: _Fresh = {table.table: [{} for _ in job.shards] for table in job.tables}
+    upto = job.upto
+
+    def deliver(stream: int, lsn: int, payloads: list[bytes]) -> None:
+        for payload in payloads[: max(0, upto[stream] + 1 - lsn)]:
+            tag, key, value = split_payload(payload)
+            table = table_of.get(tag)
+            i = by_slot[xxh3_64_intdigest(key_bytes(key)) & (SLOTS - 1)]
+            if table is not None and i >= 0:
+                fresh[table][i][key] = value
+
+    for log in job.logs:
+        replay(
+            files,
+            log.directory,
+            store_id=job.store_id,
+            lane=log.lane,
+            first=log.first,
+            until=log.last,
+            after=job.after,
+            deliver=deliver,
+            on_corruption=job.on_corruption,
+        )
+    return fresh
+
+
+def _write_shard(files: FileSystem, job: CheckpointJob, shard: ShardJob, fresh: dict[int, dict[HotKey, bytes]]) -> int:
+    sources = [Checkpoint.open(files, path, store_id=job.store_id, shard=n) for path, n in shard.sources]
+    files.remove(shard.target)
+    file = files.create(shard.target)
+    try:
+        writer = CheckpointWriter(file, store_id=job.store_id, shard=shard.shard, salt=shard.salt)
+        n_records = 0
+        for table in job.tables:
+            older = [source.tables[table.table].records() for source in sources if table.table in source.tables]
+            records = _in_slots(heapq.merge(*older), shard.slots) if len(older) != 1 else older[0]
+            live = _live(_merged(records, fresh.get(table.table, {})), job.now_ms)
+            n_records += writer.write_table(table.table, live)
+        writer.finish(shard.lsn)
+        return n_records
+    finally:
+        file.close()
+        for source in sources:
+            source.release()
+
+
+def _in_slots(records: Iterable[tuple[HotKey, bytes]], slots: tuple[int, int]) -> Iterator[tuple[HotKey, bytes]]:
+    first, stop = slots
+    for key, value in records:
+        if first <= xxh3_64_intdigest(key_bytes(key)) & (SLOTS - 1) < stop:
+            yield key, value
+
+
+def _merged(older: Iterable[tuple[HotKey, bytes]], newer: dict[HotKey, bytes]) -> Iterator[tuple[HotKey, bytes]]:
+    """Yield both in key order; where both have a key, the newer value. Consumes ``newer``."""
+    keys: Iterator[Any] = iter(sorted(newer))
+    pending = next(keys, None)
+    for key, value in older:
+        while pending is not None and pending < key:
+            yield pending, newer[pending]
+            pending = next(keys, None)
+        if pending is not None and pending == key:
+            yield key, newer[key]
+            pending = next(keys, None)
+        else:
+            yield key, value
+    while pending is not None:
+        yield pending, newer[pending]
+        pending = next(keys, None)
+
+
+def _live(records: Iterable[tuple[HotKey, bytes]], now_ms: int) -> Iterator[tuple[HotKey, bytes]]:
+    for key, value in records:
+        if value is not TOMBSTONE and not (has_deadline(value) and deadline_of(value) <= now_ms):
+            yield key, value

@@ -1,0 +1,282 @@
+"""Reads a checkpoint: one record by its hash, or records in key order.
+
+Opening reads the footer and the directory only; the roots are read at first use. Index pages are kept in a bounded cache.
+Nothing here may block the event loop unless its caller says so: with ``blocking=False`` a read that the page cache
+cannot answer gives `WOULD_BLOCK`, and the caller repeats the call in a thread.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+from typing import Any, Final
+
+import msgspec
+from google_crc32c import value
+
+from wal import File, FileSystem
+from warpstore.checkpoint.format import (
+    BLOCK_BYTES_MAX,
+    BLOCK_HEADER,
+    FOOTER_BYTES,
+    FORMAT_VERSION,
+    LENGTH_BITS,
+    LENGTH_MASK,
+    PAGE_BYTES,
+    PAGE_ENTRIES,
+    PAGE_HEADER,
+    ROOT_HEADER,
+    BlockEntry,
+    Directory,
+    TableEntry,
+    checksum,
+    unpack_footer,
+)
+from warpstore.errors import CorruptionError, FormatVersionError
+from warpstore.keys import HotKey
+from warpstore.values import split_payload
+
+PAGES_CACHED_MAX = 1024
+
+
+class WouldBlock:
+    """The type of `WOULD_BLOCK`."""
+
+    def __repr__(self) -> str:
+        return "WOULD_BLOCK"
+
+
+WOULD_BLOCK: Final = WouldBlock()
+"""What a read gives that may not block and would have to."""
+
+
+class Checkpoint:
+    """An open checkpoint file.
+
+    Attributes:
+        path: The file.
+        shard: The shard that it belongs to.
+        lsn: Everything of the shard up to this LSN is in it.
+        tables: Its tables by number.
+        n_bytes: Size of the file.
+    """
+
+    def __init__(self, file: File, directory: Directory, salt: int, n_bytes: int) -> None:
+        self.path = file.path
+        self.shard = directory.shard
+        self.lsn = directory.lsn
+        self.n_bytes = n_bytes
+        self.tables = {entry.table: CheckpointTable(file, entry, salt, n_bytes) for entry in directory.tables}
+        self._file = file
+        self._users = 1
+
+    @classmethod
+    def open(cls, files: FileSystem, path: str, *, store_id: bytes, shard: int | None = None) -> Checkpoint:
+        """Return the checkpoint at ``path``.
+
+        Raises:
+            CorruptionError: it is missing, damaged, or of another store or shard.
+            FormatVersionError: it was written by a newer warpstore.
+        """
+        try:
+            file = files.open(path)
+        except FileNotFoundError as e:
+            raise CorruptionError(f"{path}: the checkpoint is missing", path=path, offset=0) from e
+        try:
+            return cls._open(file, store_id, shard)
+        except BaseException:
+            file.close()
+            raise
+
+    @classmethod
+    def _open(cls, file: File, store_id: bytes, shard: int | None) -> Checkpoint:
+        n_bytes = file.size()
+        end = max(0, n_bytes - FOOTER_BYTES)
+        try:
+            offset, size, crc, salt, written_for = unpack_footer(file.read(FOOTER_BYTES, end))
+            if written_for != store_id:
+                raise ValueError("the checkpoint belongs to another store")
+            data = file.read(size, offset)
+            if len(data) != size or offset + size != end or value(data) != crc:
+                raise ValueError("the checksum of the directory is wrong")
+            directory = msgspec.msgpack.decode(data, type=Directory)
+            if shard is not None and directory.shard != shard:
+                raise ValueError(f"the checkpoint belongs to shard {directory.shard}")
+        except (ValueError, msgspec.MsgspecError) as e:
+            raise CorruptionError(f"{file.path}: offset {end}: {e}", path=file.path, offset=end) from e
+        if directory.version > FORMAT_VERSION:
+            message = f"{file.path}: format version {directory.version}, this warpstore reads up to {FORMAT_VERSION}"
+            raise FormatVersionError(message, path=file.path)
+        return cls(file, directory, salt, n_bytes)
+
+    def acquire(self) -> None:
+        """Keep the file open until one more `release`."""
+        self._users += 1
+
+    def release(self) -> None:
+        """Close the file if nobody uses it any more. Opening counts as one use."""
+        self._users -= 1
+        if self._users == 0:
+            self._file.close()
+
+
+class CheckpointTable:
+    """One table of a checkpoint.
+
+    Attributes:
+        n_records: Records in it.
+        n_expiring: Those with a deadline.
+        n_bytes: Bytes of their payloads.
+    """
+
+    def __init__(self, file: File, entry: TableEntry, salt: int, file_bytes: int) -> None:
+        self.n_records = entry.n_records
+        self.n_expiring = entry.n_expiring
+        self.n_bytes = entry.n_bytes
+        self._file = file
+        self._entry = entry
+        self._salt = salt
+        self._file_bytes = file_bytes
+        self._page_root: memoryview | None = None
+        self._block_root: list[BlockEntry] | None = None
+        self._first_keys: list[Any] = []
+        self._pages: dict[int, bytes] = {}
+
+    # One record
+
+    def find(self, digest: int, key: HotKey, *, blocking: bool) -> bytes | WouldBlock | None:
+        """Return the payload stored under a key, or None.
+
+        Args:
+            digest: The key's xxh3-64.
+            key: The hot key.
+            blocking: Whether the read may wait for the disk.
+
+        Raises:
+            CorruptionError: what was read is damaged.
+
+        Cost:
+            An index page, cached, and the record itself: two reads at most.
+        """
+        if not self.n_records:
+            return None
+        root = self._page_root
+        if root is None:
+            root = self._page_root = self._read_page_root()
+        number = max(0, bisect_left(root, digest) - 1)
+        while number < len(root) and (root[number] <= digest):
+            page = self._page(number, blocking)
+            if isinstance(page, WouldBlock):
+                return page
+            n = PAGE_HEADER.unpack_from(page)[1]
+            hashes = memoryview(page)[8 : 8 + 8 * n].cast("Q")
+            i = bisect_left(hashes, digest)
+            while i < n and hashes[i] == digest:
+                payload = self._record(page, n, i, blocking)
+                if isinstance(payload, WouldBlock) or split_payload(payload)[1] == key:
+                    return payload
+                i += 1
+            number += 1
+        return None
+
+    def _record(self, page: bytes, n: int, i: int, blocking: bool) -> bytes | WouldBlock:
+        place = int.from_bytes(page[8 + 8 * (n + i) : 16 + 8 * (n + i)], "little")
+        offset, length = place >> LENGTH_BITS, place & LENGTH_MASK
+        payload = self._file.read(length, offset) if blocking else self._file.read_cached(length, offset)
+        if payload is None:
+            return WOULD_BLOCK
+        crc = 8 + 16 * n + 4 * i
+        if len(payload) != length or value(payload) != int.from_bytes(page[crc : crc + 4], "little"):
+            raise self._damaged(offset, "the checksum of a record is wrong")
+        return payload
+
+    def _page(self, number: int, blocking: bool) -> bytes | WouldBlock:
+        page = self._pages.get(number)
+        if page is not None:
+            return page
+        offset = self._entry.pages_offset + number * PAGE_BYTES
+        read = self._file.read(PAGE_BYTES, offset) if blocking else self._file.read_cached(PAGE_BYTES, offset)
+        if read is None:
+            return WOULD_BLOCK
+        if (
+            len(read) != PAGE_BYTES
+            or checksum(self._salt, offset, read[4:]) != int.from_bytes(read[:4], "little")
+            or PAGE_HEADER.unpack_from(read)[1] > PAGE_ENTRIES
+        ):
+            raise self._damaged(offset, "the checksum of an index page is wrong")
+        if len(self._pages) >= PAGES_CACHED_MAX:
+            self._pages.pop(next(iter(self._pages)), None)
+        self._pages[number] = read
+        return read
+
+    def _read_page_root(self) -> memoryview:
+        n, body = self._root(self._entry.page_root)
+        if n != self._entry.n_pages or len(body) != 8 * n:
+            raise self._damaged(self._entry.page_root[0], "the page root has another size than the directory says")
+        return memoryview(body).cast("Q")
+
+    def _root(self, place: tuple[int, int]) -> tuple[int, bytes]:
+        offset, n_bytes = place
+        if offset + n_bytes > self._file_bytes:
+            raise self._damaged(offset, "a root lies behind the end of the file")
+        data = self._file.read(n_bytes, offset)
+        if len(data) != n_bytes or checksum(self._salt, offset, data[4:]) != int.from_bytes(data[:4], "little"):
+            raise self._damaged(offset, "the checksum of a root is wrong")
+        return ROOT_HEADER.unpack_from(data)[1], data[ROOT_HEADER.size :]
+
+    # Key order
+
+    def block_numbers(self, start: HotKey | None, stop: HotKey | None) -> range:
+        """Return the blocks that may hold keys k with start <= k < stop. Blocks the first time."""
+        if self._block_root is None:
+            _, body = self._root(self._entry.block_root)
+            self._block_root = msgspec.msgpack.decode(body, type=list[BlockEntry])
+            self._first_keys = [entry.first for entry in self._block_root]
+        first = 0 if start is None else max(0, bisect_right(self._first_keys, start) - 1)
+        last = len(self._first_keys) if stop is None else bisect_left(self._first_keys, stop)
+        return range(first, max(first, last))
+
+    @property
+    def roots_loaded(self) -> bool:
+        """Whether `block_numbers` answers without reading."""
+        return self._block_root is not None
+
+    def first_key(self, number: int) -> Any:
+        """Return the first key of a block; `block_numbers` was called before."""
+        return self._first_keys[number]
+
+    def read_block(self, number: int, *, blocking: bool) -> list[bytes] | WouldBlock:
+        """Return the payloads of a block in key order; `block_numbers` was called before.
+
+        Raises:
+            CorruptionError: the block is damaged.
+        """
+        assert self._block_root is not None
+        entry = self._block_root[number]
+        offset, n_bytes = entry.offset, entry.n_bytes
+        if n_bytes > BLOCK_BYTES_MAX + (self.n_records << 2) or offset + n_bytes > self._file_bytes:
+            raise self._damaged(offset, "a block lies behind the end of the file")
+        data = self._file.read(n_bytes, offset) if blocking else self._file.read_cached(n_bytes, offset)
+        if data is None:
+            return WOULD_BLOCK
+        if len(data) != n_bytes or checksum(self._salt, offset, data[4:]) != int.from_bytes(data[:4], "little"):
+            raise self._damaged(offset, "the checksum of a block is wrong")
+        _, n, _, _ = BLOCK_HEADER.unpack_from(data)
+        if BLOCK_HEADER.size + 4 * n > n_bytes:
+            raise self._damaged(offset, "the lengths of a block are wrong")
+        lengths = struct.unpack_from(f"<{n}I", data, BLOCK_HEADER.size)
+        return [data[a:b] for a, b in pairwise(accumulate(lengths, initial=BLOCK_HEADER.size + 4 * n))]
+
+    def records(self) -> Iterator[tuple[HotKey, bytes]]:
+        """Yield every record as (hot key, payload) in key order; blocks."""
+        for number in self.block_numbers(None, None):
+            payloads = self.read_block(number, blocking=True)
+            assert not isinstance(payloads, WouldBlock)
+            for payload in payloads:
+                yield split_payload(payload)[1], payload
+
+    def _damaged(self, offset: int, message: str) -> CorruptionError:
+        path = self._file.path
+        return CorruptionError(f"{path}: offset {offset}: {message}", path=path, offset=offset)

@@ -1,0 +1,258 @@
+"""The checkpointer: the actor that has checkpoints written, and then lets go of the log they cover.
+
+A checkpoint is one cut over all shards. Each lane is sealed at a moment when everything applied is in its log; the hot
+tiers freeze there. A child process makes the new files from the sealed segments and the checkpoints before; the manifest
+names them; the tiers put them below what is newer; the log before the cut is recycled. A failed one leaves nothing
+behind but the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+from wal import Segments, WalError
+from warpstore.actor import Actor, Call
+from warpstore.checkpoint import Checkpoint, CheckpointJob, ShardJob, TableJob
+from warpstore.checkpoint.job import LogJob
+from warpstore.errors import UnavailableError, WarpstoreError
+from warpstore.keys import slot_range
+from warpstore.manifest import CheckpointManifest
+from warpstore.shard import Shard
+from warpstore.values import tombstone
+
+if TYPE_CHECKING:
+    from warpstore.catalog import Catalog
+    from warpstore.context import StoreContext
+
+logger = logging.getLogger(__name__)
+
+GROUP_BYTES = 4 << 20
+_LSN_MAX = 1 << 62
+
+
+class Checkpointer(Actor[str, None]):
+    """Writes checkpoints on request, and when the log has grown enough.
+
+    Attributes:
+        n_done: Checkpoints written since the store was opened.
+        last_error: Why the last one failed, or None.
+    """
+
+    def __init__(self, context: StoreContext, catalog: Catalog) -> None:
+        super().__init__("checkpointer", loop=context.loop, clock=context.clock)
+        self.n_done = 0
+        self.last_error: Exception | None = None
+        self._context = context
+        self._catalog = catalog
+        self._log_bytes_done = 0
+
+    async def on_start(self) -> None:
+        self._catalog.on_rotated = self._rotated
+
+    async def on_stop(self) -> None:
+        self._catalog.on_rotated = lambda: None
+
+    def log_bytes(self) -> int:
+        """Return the bytes of log written since the last checkpoint."""
+        return sum(keeper.lane.n_bytes for keeper in self._context.lanes if keeper.lane) - self._log_bytes_done
+
+    def _rotated(self) -> None:
+        """Ask for a checkpoint if the log behind the last one is larger than it may be."""
+        checkpoints = sum(shard.checkpoint.n_bytes for shard in self._context.shards.values() if shard.checkpoint)
+        limit = max(self._context.config.checkpoint_log_bytes, checkpoints // 2)
+        if self.log_bytes() >= limit and self.is_alive and self.is_idle:
+            self.cast_nowait("the log has grown")
+
+    def handle_batch(self, messages: list[str | Call[str, None]]) -> Awaitable[None]:
+        return self._answer(messages)
+
+    async def _answer(self, messages: list[str | Call[str, None]]) -> None:
+        """One checkpoint answers all who asked."""
+        error: Exception | None = None
+        try:
+            await self._write()
+            self.n_done += 1
+        except (WarpstoreError, WalError, OSError) as e:
+            error = e if isinstance(e, WarpstoreError) else UnavailableError(f"the checkpoint failed: {e}")
+            error.__cause__ = None if error is e else e
+            logger.warning("event=checkpoint_failed error=%s", e)
+        self.last_error = error
+        for message in messages:
+            if isinstance(message, Call):
+                message.reply(None) if error is None else message.fail(error)
+
+    async def _write(self) -> None:
+        context, catalog = self._context, self._catalog
+        if context.read_only is not None:
+            raise context.read_only
+        shards = [context.shards[i] for i in sorted(context.shards)]
+        lsns = [0] * len(shards)
+        bytes_at_cut = self.log_bytes()
+
+        def cut(indexes: range) -> None:
+            for i in indexes:
+                stream = shards[i].stream
+                lsns[i] = catalog.manifest.shards[i].lsn if stream is None else stream.lsn_next - 1
+                for tier in shards[i].tiers.values():
+                    tier.begin_cut()
+
+        try:
+            if context.config.durability == "memory":
+                cut(range(len(shards)))
+                logs, first = await self._dump(shards), [entry.first for entry in catalog.manifest.lanes]
+                after = [0] * len(shards)
+            else:
+                logs, first = [], []
+                for keeper in context.lanes:
+                    assert keeper.lane is not None
+                    sealed = await keeper.lane.cut(lambda k=keeper: cut(catalog.shards_of_lane(k.index)))  # type: ignore[misc]
+                    directory = catalog.lane_directory(keeper.index)
+                    start = catalog.manifest.lanes[keeper.index].first
+                    logs.append(LogJob(directory, keeper.index, start, sealed))
+                    first.append(sealed + 1)
+                after = [entry.lsn for entry in catalog.manifest.shards]
+            upto = [_LSN_MAX] * len(shards) if context.config.durability == "memory" else lsns
+            await self._run(shards, logs, after, upto, lsns, first)
+        except BaseException:
+            for shard in shards:
+                for tier in shard.tiers.values():
+                    tier.abandon_cut()
+            raise
+        self._log_bytes_done += bytes_at_cut
+
+    async def _run(
+        self,
+        shards: list[Shard],
+        logs: list[LogJob],
+        after: list[int],
+        upto: list[int],
+        lsns: list[int],
+        first: list[int],
+    ) -> None:
+        context, catalog = self._context, self._catalog
+        job = checkpoint_job(context, catalog, logs=logs, after=after, upto=upto, lsns=lsns, n_shards=len(shards))
+        await context.environment.run_checkpoint(job)
+        directory = catalog.checkpoint_directory
+
+        def open_new() -> list[Checkpoint]:
+            context.files.sync_directory(directory)
+            store_id = catalog.manifest.id_bytes
+            new = [Checkpoint.open(context.files, s.target, store_id=store_id, shard=s.shard) for s in job.shards]
+            entries = [CheckpointManifest(c.path.rpartition("/")[2], c.lsn) for c in new]
+            catalog.checkpointed(entries, first)
+            return new
+
+        new = await context.run(open_new)
+        for shard, checkpoint in zip(shards, new, strict=True):
+            before, shard.checkpoint = shard.checkpoint, checkpoint
+            for tier in shard.tiers.values():
+                await tier.install(checkpoint, context.pause)
+            if before is not None:
+                before.release()
+
+        def clean_up() -> None:
+            catalog.remove_strays()
+            for keeper, number in zip(context.lanes, first, strict=True):
+                if keeper.lane is not None:
+                    keeper.lane.release(number)
+            for log in logs:
+                if log.directory == self._dump_directory:
+                    for name in context.files.list_directory(log.directory):
+                        context.files.remove(f"{log.directory}/{name}")
+
+        await context.run(clean_up)
+
+    # "memory" mode: there is no log, so what is dirty becomes one.
+
+    @property
+    def _dump_directory(self) -> str:
+        return f"{self._catalog.path}/dump"
+
+    async def _dump(self, shards: list[Shard]) -> list[LogJob]:
+        context, catalog = self._context, self._catalog
+        current = {table.table: table.schemas[-1].tag for table in catalog.manifest.tables.values()}
+        groups: list[tuple[int, int, list[bytes]]] = []
+        for shard in shards:
+            lsn = 1
+            for tier in shard.tiers.values():
+                for generation in reversed([g for g in tier.frozen if g.cut]):
+                    for records in generation.dicts:
+                        tag = current[tier.table] if tier.table in current else 0
+                        payloads = [value or tombstone(tag, key) for key, value in records.items()]
+                        if payloads:
+                            groups.append((shard.index, lsn, payloads))
+                            lsn += len(payloads)
+                        await context.pause()
+
+        def write() -> int:
+            directory = self._dump_directory
+            context.files.make_directory(directory)
+            for name in context.files.list_directory(directory):
+                context.files.remove(f"{directory}/{name}")
+            segments = Segments(
+                context.files,
+                directory,
+                store_id=catalog.manifest.id_bytes,
+                lane=0,
+                epoch=catalog.manifest.epoch,
+                zero_fill=False,
+                salt=context.environment.random_u64,
+            )
+            number, part, part_bytes = 0, [], 0
+            next_lsn = [1] * len(shards)
+            for group in groups:
+                part.append(group)
+                part_bytes += sum(map(len, group[2]))
+                if part_bytes > GROUP_BYTES * 16 or group is groups[-1]:
+                    number += 1
+                    segments.make(number, 0, durable=0, takeover=next_lsn, groups=part).file.close()
+                    for stream, lsn, payloads in part:
+                        next_lsn[stream] = lsn + len(payloads)
+                    part, part_bytes = [], 0
+            return number
+
+        n_segments = await context.run(write)
+        return [LogJob(self._dump_directory, 0, 1, n_segments)] if n_segments else []
+
+
+def checkpoint_job(
+    context: StoreContext,
+    catalog: Catalog,
+    *,
+    logs: list[LogJob],
+    after: list[int],
+    upto: list[int],
+    lsns: list[int],
+    n_shards: int,
+) -> CheckpointJob:
+    """Return the job that writes the checkpoints of all shards, dealing the slots anew if there is another number of them."""
+    manifest = catalog.manifest
+    directory = catalog.checkpoint_directory
+    paths = [(f"{directory}/{entry.name}", i) for i, entry in enumerate(manifest.shards) if entry.name]
+    same = n_shards == len(manifest.shards)
+    shards = []
+    for i in range(n_shards):
+        slots = slot_range(i, n_shards)
+        shards.append(
+            ShardJob(
+                shard=i,
+                sources=[path for path in paths if path[1] == i] if same else paths,
+                slots=(slots.start, slots.stop),
+                lsn=lsns[i],
+                target=f"{directory}/{manifest.next_checkpoint:08x}-{i:03d}.ckpt",
+                salt=context.environment.random_u64(),
+            )
+        )
+    tables = [TableJob(table.table, [entry.tag for entry in table.schemas]) for table in manifest.tables.values()]
+    return CheckpointJob(
+        store_id=manifest.id_bytes,
+        logs=logs,
+        after=after,
+        upto=upto,
+        tables=tables,
+        shards=shards,
+        now_ms=int(context.clock.wall() * 1000),
+        on_corruption=context.config.on_corruption,
+    )

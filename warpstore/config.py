@@ -1,0 +1,162 @@
+"""Every setting of a store, in one frozen object.
+
+`ws.open` takes them as keywords, and from a TOML file given as ``config=``; a keyword wins over the file.
+`config/default.toml` names each setting with its default; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from warpstore.errors import ConfigError
+from warpstore.units import parse_bytes, parse_seconds
+
+Durability = Literal["fsync", "interval", "memory"]
+GpuMode = Literal["auto", "off", "require", "inprocess"] | int
+OnCorruption = Literal["refuse", "point_in_time", "salvage"]
+
+SHARDS_DEFAULT = 4
+SHARDS_MAX = 256
+_SIZES = frozenset({"ram", "segment_bytes", "checkpoint_log_bytes", "mailbox_bytes_max"})
+_DURATIONS = frozenset({"stop_timeout_s"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How a store is opened.
+
+    Attributes:
+        durability: When an awaited write returns. "fsync": when it is durable; "interval": at once, durable within
+            ``sync_interval_ms``; "memory": at once, durable at the next checkpoint.
+        sync_interval_ms: Milliseconds between syncs in "interval" mode; 1 to 60,000.
+        mark_delay_ms: Milliseconds that the log is idle before a mark confirms its last group, in "fsync" mode;
+            1 to 60,000.
+        shards: Shards of the store, 1 to 256; None: as many as it has, 4 for a new one.
+        lanes: Log files written side by side, 1 to 256; None: as many as it has, 1 for a new one. More pay off only
+            with one device for each.
+        log: Folders of the lanes, one for each; empty: inside the store.
+        segment_bytes: Size of a log segment; 64 KiB to 1 GiB.
+        checkpoint_log_bytes: A checkpoint starts when the log behind the last one is larger than this and than half of
+            the last one; 64 KiB or more.
+        ram: Cap on the growth of RSS in bytes; None: no cap. It is recorded and reported; tiers that obey it come with
+            the disk tier.
+        gpu: Where GPU columns live. "auto" and "off" hold them in NumPy, the only backend so far.
+        processes: Worker processes. 0, the only value so far: everything runs in this process.
+        mailbox_messages_max: Messages that wait for one shard before callers wait; 1 or more.
+        mailbox_bytes_max: Bytes that wait for one shard before callers wait; 16 MiB or more.
+        record_cache_entries: Decoded records kept for repeated reads, per table; a power of two, or 0 for none.
+        restart_intensity: Restarts within ``restart_period_s`` before the store goes read-only; 1 or more.
+        restart_period_s: Seconds.
+        stop_timeout_s: Seconds that closing waits for a shard.
+        on_corruption: What to do about durable bytes that are damaged. "refuse": open fails; "point_in_time": the log
+            ends before the damage; "salvage": what is damaged is left out.
+    """
+
+    durability: Durability = "fsync"
+    sync_interval_ms: int = 50
+    mark_delay_ms: int = 20
+    shards: int | None = None
+    lanes: int | None = None
+    log: tuple[str, ...] = ()
+    segment_bytes: int = 64 << 20
+    checkpoint_log_bytes: int = 64 << 20
+    ram: int | None = None
+    gpu: GpuMode = "auto"
+    processes: int = 0
+    mailbox_messages_max: int = 10_000
+    mailbox_bytes_max: int = 64 << 20
+    record_cache_entries: int = 8192
+    restart_intensity: int = 3
+    restart_period_s: float = 5.0
+    stop_timeout_s: float = 30.0
+    on_corruption: OnCorruption = "refuse"
+
+    def __post_init__(self) -> None:
+        _one_of(self, "durability", ("fsync", "interval", "memory"))
+        _one_of(self, "on_corruption", ("refuse", "point_in_time", "salvage"))
+        _within(self, "sync_interval_ms", 1, 60_000)
+        _within(self, "mark_delay_ms", 1, 60_000)
+        _within(self, "shards", 1, SHARDS_MAX)
+        _within(self, "lanes", 1, SHARDS_MAX)
+        _within(self, "segment_bytes", 64 << 10, 1 << 30)
+        _within(self, "checkpoint_log_bytes", 64 << 10, 1 << 50)
+        _within(self, "ram", 1 << 20, 1 << 60)
+        _within(self, "processes", 0, 0)
+        _within(self, "mailbox_messages_max", 1, 1 << 30)
+        _within(self, "mailbox_bytes_max", 16 << 20, 1 << 40)
+        _within(self, "record_cache_entries", 0, 1 << 24)
+        _within(self, "restart_intensity", 1, 1 << 20)
+        entries = self.record_cache_entries
+        if entries & (entries - 1):
+            raise ConfigError(
+                f"record_cache_entries={entries}: must be a power of two, or 0", setting="record_cache_entries"
+            )
+        if self.log and self.lanes not in {None, len(self.log)}:
+            raise ConfigError(
+                f"lanes={self.lanes} contradicts log=, which names {len(self.log)} folders", setting="lanes"
+            )
+        if self.gpu in {"require", "inprocess"} or isinstance(self.gpu, int):
+            raise ConfigError(f"gpu={self.gpu!r}: this version has no CUDA backend; use 'auto' or 'off'", setting="gpu")
+        _one_of(self, "gpu", ("auto", "off"))
+
+
+def load(path: str | os.PathLike[str] | None, settings: Mapping[str, Any]) -> Config:
+    """Return the configuration of a TOML file and of keywords, which win.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is out of its limits.
+    """
+    merged: dict[str, Any] = {}
+    if path is not None:
+        try:
+            with open(path, "rb") as file:
+                merged.update(tomllib.load(file))
+        except OSError as e:
+            raise ConfigError(f"config={os.fspath(path)!r}: {e.strerror}", setting="config") from e
+        except tomllib.TOMLDecodeError as e:
+            raise ConfigError(f"config={os.fspath(path)!r}: {e}", setting="config") from e
+    merged.update(settings)
+    known = {field.name: field for field in dataclasses.fields(Config)}
+    for name in merged:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"unknown setting {name!r}{hint}", setting=name)
+    return Config(**{name: _parsed(name, value) for name, value in merged.items()})
+
+
+def _parsed(name: str, value: Any) -> Any:
+    default = {f.name: f.default for f in dataclasses.fields(Config)}[name]
+    try:
+        if name in _SIZES and value is not None:
+            return parse_bytes(value)
+        if name in _DURATIONS or (name == "restart_period_s"):
+            return parse_seconds(value)
+    except (ValueError, TypeError) as e:
+        raise ConfigError(f"{name}={value!r}: {e}", setting=name) from e
+    if name == "log":
+        if isinstance(value, str | os.PathLike) or not all(isinstance(v, str | os.PathLike) for v in value):
+            raise ConfigError(f"log={value!r}: must be a list of folders", setting=name)
+        return tuple(os.path.abspath(os.fspath(v)) for v in value)
+    whole = default is None or type(default) is int
+    if whole and value is not None and name != "gpu" and type(value) is not int:
+        raise ConfigError(f"{name}={value!r}: must be a whole number", setting=name)
+    return value
+
+
+def _one_of(config: Config, name: str, allowed: tuple[str, ...]) -> None:
+    value = getattr(config, name)
+    if value not in allowed:
+        raise ConfigError(f"{name}={value!r}: must be one of {', '.join(map(repr, allowed))}", setting=name)
+
+
+def _within(config: Config, name: str, least: int, most: int) -> None:
+    value = getattr(config, name)
+    if value is not None and not least <= value <= most:
+        raise ConfigError(f"{name}={value!r}: must be from {least} to {most}", setting=name)

@@ -1,0 +1,206 @@
+"""What the parts of one open store share: its loop, clock, files and threads, and what is true of all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gpu_kernels import NumpyBackend
+from wal import FileSystem, Lock
+from warpstore.clock import Clock
+from warpstore.codec import Codec
+from warpstore.config import Config
+from warpstore.environment import Environment, Runner
+from warpstore.errors import ForkedError, WarpstoreError, WrongThreadError
+from warpstore.gpu_tier import GpuTier
+from warpstore.hot_tier import HotTier, Snapshot
+from warpstore.keys import HotKey, key_hash
+from warpstore.lane_keeper import LaneKeeper
+from warpstore.routes import TableRoutes
+from warpstore.shard import Shard
+
+if TYPE_CHECKING:
+    from warpstore.checkpointer import Checkpointer
+
+T = TypeVar("T")
+
+_open_contexts: weakref.WeakSet[StoreContext] = weakref.WeakSet()
+
+
+class StoreContext:
+    """The shared state of one open store.
+
+    Attributes:
+        path: The store's folder.
+        loop: The loop it belongs to.
+        config: Its settings.
+        files: The file system.
+        clock: Monotonic and wall time.
+        tables: The ways into the shards, by table number.
+        shards: The shards, by index; a restarted one takes the place of the one before.
+        lanes: What keeps the lanes.
+        checkpointer: What writes the checkpoints.
+        closed: Why no call is served any more, or None.
+        read_only: Why no write is served any more, or None.
+    """
+
+    def __init__(
+        self, path: str, loop: asyncio.AbstractEventLoop, config: Config, environment: Environment, lock: Lock
+    ) -> None:
+        self.path = path
+        self.loop = loop
+        self.config = config
+        self.environment = environment
+        self.files: FileSystem = environment.files
+        self.clock: Clock = environment.clock
+        self.tables: dict[int, TableRoutes] = {}
+        self.table_numbers: dict[str, int] = {}
+        self.shards: dict[int, Shard] = {}
+        self.lanes: list[LaneKeeper] = []
+        self.checkpointer: Checkpointer | None = None
+        self.gpu_tiers: list[GpuTier] = []
+        self.closed: WarpstoreError | None = None
+        self.read_only: WarpstoreError | None = None
+        self.lock = lock
+        self._fed: list[GpuTier] = []
+        self._backend: NumpyBackend | None = None
+        self._runner: Runner = environment.runner(loop)
+        _open_contexts.add(self)
+
+    # What every call asks first
+
+    def check(self, running_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        """Raise if a call may not be served.
+
+        Raises:
+            ClosedStoreError, ForkedError: the store is gone for this process.
+            WrongThreadError: the call comes from another loop or thread.
+        """
+        if self.closed is not None:
+            raise self.closed.with_traceback(None)
+        try:
+            here = running_loop()
+        except RuntimeError:
+            here = None
+        if here is not self.loop:
+            raise WrongThreadError(
+                "the store belongs to the event loop that opened it; use ws.open_sync for other threads"
+            )
+
+    def close_ways(self, error: WarpstoreError) -> None:
+        """Let no call in any more; they raise ``error``."""
+        self.closed = error
+        for routes in self.tables.values():
+            routes.close()
+
+    def follow(self, shard: Shard) -> None:
+        """Take in that the fast paths into a shard changed."""
+        if self.closed is None:
+            for number in shard.tiers:
+                if number in self.tables:
+                    self.tables[number].follow(shard)
+
+    # Blocking work
+
+    def run(self, call: Callable[[], T]) -> Awaitable[T]:
+        """Run a blocking call in a thread."""
+        return self._runner(call)
+
+    async def pause(self) -> None:
+        """Let the loop turn."""
+        await asyncio.sleep(0)
+
+    async def load(self, wanted: Sequence[tuple[HotTier, int, HotKey]]) -> None:
+        """Read records from checkpoints, with one thread hop for all, and promote them.
+
+        Raises:
+            CorruptionError: a checkpoint is damaged.
+        """
+        states = [(tier, slot, key, tier.cold, tier.checkpoint, tier.revision) for tier, slot, key in wanted]
+        for _, _, _, _, checkpoint, _ in states:
+            if checkpoint is not None:
+                checkpoint.acquire()
+
+        def read() -> list[bytes | None]:
+            return [
+                cold.find(key_hash(key), key, blocking=True) if cold is not None else None  # type: ignore[misc]
+                for _, _, key, cold, _, _ in states
+            ]
+
+        try:
+            found = await self.run(read)
+        finally:
+            for _, _, _, _, checkpoint, _ in states:
+                if checkpoint is not None:
+                    checkpoint.release()
+        for (tier, slot, key, _, _, revision), value in zip(states, found, strict=True):
+            if tier.revision == revision and tier.in_memory(slot, key) is None:
+                tier.promote(slot, key, value)
+
+    # Columns
+
+    def gpu_tier(self, codec: Codec[Any]) -> GpuTier:
+        """Return a new GPU tier for a table."""
+        if self._backend is None:
+            self._backend = NumpyBackend()
+        tier = GpuTier(self, codec, self._backend)
+        self.gpu_tiers.append(tier)
+        return tier
+
+    def start_feeding(self, tier: GpuTier) -> None:
+        """Give a GPU tier every payload that is acknowledged from now on."""
+        if tier not in self._fed:
+            self._fed.append(tier)
+        for shard in self.shards.values():
+            shard.is_fed = True
+
+    def feed(self, shard: Shard, payloads: Sequence[bytes]) -> None:  # noqa: ARG002
+        """Hand acknowledged payloads to the GPU tiers."""
+        for tier in self._fed:
+            tier.feed(payloads)
+
+    @property
+    def is_feeding(self) -> bool:
+        """Whether some GPU tier wants what is acknowledged."""
+        return bool(self._fed)
+
+    def flush_pending(self, tier: GpuTier) -> None:
+        """Feed what is acknowledged but has not been written yet."""
+        for keeper in self.lanes:
+            if keeper.lane is not None:
+                keeper.lane.flush()
+        for shard in self.shards.values():
+            if not shard.durable and shard.pending:
+                tier.feed(list(shard.pending))
+
+    def tiers(self, table: str) -> list[HotTier]:
+        """Return a table's hot tiers, by shard."""
+        number = self.table_numbers[table]
+        return [shard.tiers[number] for _, shard in sorted(self.shards.items())]
+
+    def snapshots(self, table: str) -> list[Snapshot]:
+        """Return one state of a table over all shards; release each."""
+        return [tier.snapshot() for tier in self.tiers(table)]
+
+    def release(self) -> None:
+        """Release threads, columns and the lock; the last step of closing."""
+        for tier in self.gpu_tiers:
+            tier.close()
+        if self._backend is not None:
+            self._backend.close()
+        self._runner.close()
+        self.lock.close()
+        _open_contexts.discard(self)
+
+
+def _after_fork_in_child() -> None:
+    """A forked child owns nothing: close its copy of the lock, and let every call say so."""
+    for context in list(_open_contexts):
+        context.close_ways(ForkedError(f"the store {context.path!r} was opened before this process forked"))
+        context.lock.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

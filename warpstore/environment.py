@@ -1,0 +1,67 @@
+"""What a store needs of the world: files, clocks, threads, randomness, child processes. A test brings its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from wal import FileSystem, OsFileSystem, SyncTimer, ThreadSyncTimer
+from warpstore.checkpoint import CheckpointRunner, run_in_child
+from warpstore.clock import Clock, SystemClock
+
+T = TypeVar("T")
+THREADS = 4
+
+
+class Runner(Protocol):
+    """Runs blocking calls without blocking the loop."""
+
+    def __call__(self, call: Callable[[], T]) -> Awaitable[T]:
+        """Return an awaitable for the call's result."""
+
+    def close(self) -> None:
+        """Release what it holds, after the calls under way."""
+
+
+class ThreadRunner:
+    """A `Runner` on a few threads."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._pool = ThreadPoolExecutor(THREADS, "warpstore")
+
+    def __call__(self, call: Callable[[], T]) -> Awaitable[T]:
+        return self._loop.run_in_executor(self._pool, call)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False)
+
+
+def random_u64() -> int:
+    """Return a random 64-bit number."""
+    return int.from_bytes(os.urandom(8), "little")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The world a store lives in.
+
+    Attributes:
+        files: The file system.
+        clock: Monotonic and wall time.
+        runner: Makes the runner of blocking calls.
+        sync_timer: Makes a lane's timer.
+        run_checkpoint: Runs checkpoint jobs.
+        random_u64: Returns random numbers, for salts and the store's id.
+    """
+
+    files: FileSystem = field(default_factory=OsFileSystem)
+    clock: Clock = field(default_factory=SystemClock)
+    runner: Callable[[asyncio.AbstractEventLoop], Runner] = ThreadRunner
+    sync_timer: Callable[[], SyncTimer] = ThreadSyncTimer
+    run_checkpoint: CheckpointRunner = run_in_child
+    random_u64: Callable[[], int] = random_u64

@@ -1,0 +1,218 @@
+"""Every error that leaves warpstore, in one tree.
+
+::
+
+    WarpstoreError
+    ├── SchemaError                  a declaration contradicts itself (when the class is created)
+    │   └── IncompatibleSchemaError  a declaration contradicts the stored schema (at open)
+    ├── ConfigError                  a setting is unknown or out of its limits
+    ├── ValidationError              a record or an argument is wrong; nothing was written
+    │   └── LimitError               ... because it exceeds a limit; the limit and its setting are named
+    ├── KeyExistsError               ``insert`` of a key that is there
+    ├── KeyNotFoundError             ``update``, ``append`` or ``modify`` of a key that is not there
+    ├── VersionConflictError         ``put(if_version=)`` came too late
+    ├── UsageError                   the program used the store wrongly
+    │   ├── ClosedStoreError         you closed it
+    │   ├── WrongThreadError         a table was used outside its event loop
+    │   ├── ForkedError              a store was used in a forked child
+    │   └── UnknownTableError        the record type was not among ``models``
+    ├── OpenError                    the path cannot be opened as a store
+    │   ├── NotAStoreError           it is a file, or a folder of something else
+    │   ├── StoreInUseError          another process owns it
+    │   ├── FormatVersionError       it was written by a newer warpstore
+    │   └── CorruptionError          bytes on disk are not what was written
+    └── UnavailableError             the world broke it; the call may succeed later
+        ├── OverloadedError          a mailbox is full (only from ``X_nowait``)
+        ├── CallTimeoutError         an actor did not answer in time
+        ├── ActorStoppedError        the actor stopped before it handled the message
+        ├── ShardUnavailableError    the shard is restarting
+        ├── ReadOnlyStoreError       restarts were exhausted; reads go on
+        ├── OutcomeUnknownError      a write may or may not have become durable
+        ├── DiskFullError            no space; the write was certainly not applied
+        └── MemoryLimitError         the RAM cap is reached and nothing may move
+
+Errors of wal and gpu_kernels are converted to these once, at the boundary, with ``raise ... from``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class WarpstoreError(Exception):
+    """The root of every error that leaves warpstore."""
+
+
+class SchemaError(WarpstoreError):
+    """A record type's declaration contradicts itself."""
+
+
+class IncompatibleSchemaError(SchemaError):
+    """A record type cannot read what is stored under its name; nothing was touched."""
+
+
+class ConfigError(WarpstoreError):
+    """A setting is unknown, or its value is out of its limits.
+
+    Attributes:
+        setting: The setting's name.
+    """
+
+    def __init__(self, message: str, *, setting: str) -> None:
+        super().__init__(message)
+        self.setting = setting
+
+
+class ValidationError(WarpstoreError):
+    """A record or an argument is wrong; nothing was written.
+
+    Attributes:
+        field: The field or argument at fault, dotted for nested ones; None if it is the whole.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class LimitError(ValidationError):
+    """A key, record or batch exceeds a limit; nothing was written."""
+
+
+class KeyExistsError(WarpstoreError):
+    """``insert`` found its key taken.
+
+    Attributes:
+        key: The key.
+    """
+
+    def __init__(self, message: str, *, key: Any) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class KeyNotFoundError(WarpstoreError):
+    """``update``, ``append`` or ``modify`` found no record under its key.
+
+    Attributes:
+        key: The key.
+    """
+
+    def __init__(self, message: str, *, key: Any) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class VersionConflictError(WarpstoreError):
+    """The record changed since its version was read; nothing was written.
+
+    Attributes:
+        key: The key.
+    """
+
+    def __init__(self, message: str, *, key: Any) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class UsageError(WarpstoreError):
+    """The program used the store wrongly."""
+
+
+class ClosedStoreError(UsageError):
+    """The store was closed by its owner."""
+
+
+class WrongThreadError(UsageError):
+    """An asynchronous table was used outside the event loop that opened it."""
+
+
+class ForkedError(UsageError):
+    """A store was used in a forked child; the parent keeps it."""
+
+
+class UnknownTableError(UsageError):
+    """The record type was not among the ``models`` of ``open``, or no such table is stored."""
+
+
+class OpenError(WarpstoreError):
+    """The path cannot be opened as a store.
+
+    Attributes:
+        path: The path at fault.
+    """
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class NotAStoreError(OpenError):
+    """The path is a file, or a folder that holds something else."""
+
+
+class StoreInUseError(OpenError):
+    """Another process owns the store.
+
+    Attributes:
+        pid: The owner's process id, or None if it left no readable one.
+    """
+
+    def __init__(self, message: str, *, path: str, pid: int | None) -> None:
+        super().__init__(message, path=path)
+        self.pid = pid
+
+
+class FormatVersionError(OpenError):
+    """The store was written by a newer warpstore."""
+
+
+class CorruptionError(OpenError):
+    """Bytes on disk are not what was written.
+
+    Attributes:
+        offset: Byte offset of the damage in ``path``.
+    """
+
+    def __init__(self, message: str, *, path: str, offset: int) -> None:
+        super().__init__(message, path=path)
+        self.offset = offset
+
+
+class UnavailableError(WarpstoreError):
+    """The world broke it; the same call may succeed later."""
+
+
+class OverloadedError(UnavailableError):
+    """A mailbox is full and the call does not wait."""
+
+
+class CallTimeoutError(UnavailableError):
+    """An actor did not answer in time; its effect is unknown."""
+
+
+class ActorStoppedError(UnavailableError):
+    """The actor stopped before it handled the message."""
+
+
+class ShardUnavailableError(UnavailableError):
+    """The shard is restarting after a fault; nothing of this call was applied."""
+
+
+class ReadOnlyStoreError(UnavailableError):
+    """Restarts were exhausted: the store reads, but no longer writes."""
+
+
+class OutcomeUnknownError(UnavailableError):
+    """A write failed in a way that leaves open whether it became durable."""
+
+
+class DiskFullError(UnavailableError):
+    """No space is left; the write was certainly not applied."""
+
+    counts_as_restart: ClassVar[bool] = False
+    """A full disk is no crash: supervisors do not count it."""
+
+
+class MemoryLimitError(UnavailableError):
+    """The RAM cap is reached and nothing may be demoted; the write was not applied."""

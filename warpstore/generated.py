@@ -1,0 +1,244 @@
+"""Source text of the functions that a codec runs for every record.
+
+One concept: turning a plan into Python source and that into functions. Every function does its work with local
+variables and no look at annotations. The text is registered with ``linecache``, so a traceback shows it. What a quick
+check or the encoder refuses is explained afterwards by ``explain``, which may be slow.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+from xxhash import xxh3_64_intdigest
+
+from warpstore.annotations import Temporal
+from warpstore.checks import Mismatch, Source, fail, indented
+from warpstore.explain import (
+    KEY_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    explain_key,
+    explain_record,
+    explain_value,
+    not_keys,
+    too_long,
+    wrong_type,
+)
+from warpstore.plan import ComputedField, FieldPlan, Plan
+from warpstore.scalars import INT_MAX, INT_MIN, Float
+from warpstore.variants import Constrained
+
+_numbers = itertools.count()
+_KEY_BYTES = {
+    "str": "{v}.encode()",
+    "bytes": "{v}",
+    "int": "{v}.to_bytes(8, 'little', signed=True)",
+    "uuid": "{v}.bytes",
+}
+
+
+def compile_source(
+    source: Source, label: str, functions: Sequence[str], names: Iterable[str]
+) -> list[Callable[..., Any]]:
+    """Return the functions ``names`` that the source text defines.
+
+    Args:
+        source: The names it refers to, and helper functions.
+        label: What a traceback shows as the file, such as ``User codec``.
+        functions: The text of its functions.
+        names: Which of them to return, in this order.
+    """
+    text = "\n\n".join([*source.functions, *functions]) + "\n"
+    filename = f"<warpstore {label} {next(_numbers)}>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    namespace = dict(source.names)
+    exec(compile(text, filename, "exec"), namespace)  # noqa: S102 - the text is made here, of names and numbers only
+    return [namespace[name] for name in names]
+
+
+class EncodeWriter:
+    """Writes ``encode`` and ``encode_changed`` of one plan and schema id."""
+
+    def __init__(self, plan: Plan[Any], tag: int, encode: Callable[[Any], bytes], source: Source) -> None:
+        self._plan = plan
+        self._tag = tag
+        self._source = source
+        self._stored = [plan.fields[name] for name in plan.stored_fields]
+        self._local = {field.name: f"v{index}" for index, field in enumerate(self._stored)}
+        self._frozen = bool(plan.record_type.__struct_config__.frozen)
+        source.names |= {
+            "cls": plan.record_type,
+            "enc": encode,
+            "xxh3": xxh3_64_intdigest,
+            "force_setattr": msgspec.structs.force_setattr,
+            "UNSET": msgspec.UNSET,
+            "as_float": as_float,
+            "wrong_type": partial(wrong_type, plan),
+            "explain_given": partial(explain_record, plan, [f for f in self._stored if f.computed is None]),
+            "explain_all": partial(explain_record, plan, self._stored),
+            "too_long": partial(too_long, plan),
+        }
+
+    def text(self, name: str, arguments: str) -> str:
+        """Return the text of one of the two functions; ``changed`` among the arguments renews only what it must."""
+        given = [field for field in self._stored if field.computed is None]
+        lines = ["if type(r) is not cls: raise wrong_type(r)", "try:", *indented(self._load(given))]
+        writes = self._writes(given)
+        finish = self._finish()
+        explain = "explain_given"
+        if writes or self._plan.computed_fields:
+            lines += [f"except Exception as error: raise {explain}(r, error) from None", *writes]
+            for computed in self._plan.computed_fields:
+                lines += self._compute(computed, renew_all="changed" not in arguments)
+            lines += ["try:"]
+            explain = "explain_all"
+        lines += [
+            *indented(finish),
+            f"except Exception as error: raise {explain}(r, error) from None",
+            f"if len(b) > {RECORD_BYTES_MAX}: raise too_long(len(b))",
+            f"return xxh3(k) & 255, {'k' if self._plan.key_kind == 'uuid' else 'v0'}, b",
+        ]
+        return "\n".join([f"def {name}({arguments}):", *indented(lines)])
+
+    def _load(self, given: list[FieldPlan]) -> list[str]:
+        source, lines = self._source, []
+        lines += [f"{self._local[field.name]} = r.{field.name}" for field in given]
+        for field in given:
+            lines += self._check(field)
+        lines.append(f"k = {_KEY_BYTES[self._plan.key_kind].format(v='v0')}")
+        if self._plan.key_kind in ("str", "bytes"):
+            lines.append(f"if len(k) > {KEY_BYTES_MAX}: raise Mismatch")
+        for field in given:
+            if isinstance(field.tier, Temporal) and field.tier.time is not None:
+                v = self._local[field.name]
+                by_time = source.bind(operator.attrgetter(field.tier.time), "time")
+                lines.append(f"if len({v}) > 1: {v} = sorted({v}, key={by_time})")
+        return lines
+
+    def _check(self, field: FieldPlan) -> list[str]:
+        v, source, column = self._local[field.name], self._source, field.column
+        if isinstance(field.kind, Float) or (column is not None and isinstance(column.base, Float)):
+            check = [f"if type({v}) is not float: {v} = as_float({v})"]
+        else:
+            check = field.kind.check(v, "0", source)
+        return check + (column.convert(v, source) if column is not None else [])
+
+    def _writes(self, given: list[FieldPlan]) -> list[str]:
+        """Return the statements that give the record the values that were stored in place of its own."""
+        lines = []
+        for field in given:
+            v, name = self._local[field.name], field.name
+            series = isinstance(field.tier, Temporal) and field.tier.time is not None
+            if series or (field.column is not None and field.column.rounds):
+                lines.append(f"if {v} != r.{name}: {self._set(name, v)}")
+        return lines
+
+    def _set(self, name: str, v: str) -> str:
+        return f"force_setattr(r, {name!r}, {v})" if self._frozen else f"r.{name} = {v}"
+
+    def _compute(self, computed: ComputedField, *, renew_all: bool) -> list[str]:
+        v, field = self._local[computed.name], self._plan.fields[computed.name]
+        f = one_row(self._plan, computed) if computed.batch else computed.f
+        lines = [f"{v} = {self._source.bind(f, 'f')}(r)", "try:", *indented(self._check(field))]
+        lines.append(f"except Exception as error: raise {self._explain_computed(field, v)} from None")
+        lines.append(self._set(computed.name, v))
+        if renew_all:
+            return lines
+        depends = self._source.bind(computed.depends_on, "depends")
+        return [
+            f"{v} = getattr(r, {computed.name!r}, UNSET)",
+            f"if {v} is UNSET or not changed.isdisjoint({depends}):",
+            *indented(lines),
+            "else:",
+            "    try:",
+            *indented(indented(self._check(field))),
+            f"    except Exception as error: raise {self._explain_computed(field, v)} from None",
+        ]
+
+    def _explain_computed(self, field: FieldPlan, v: str) -> str:
+        return f"{self._source.bind(partial(explain_value, self._plan, field), 'explain')}({v}, error)"
+
+    def _finish(self) -> list[str]:
+        values = [self._local[field.name] for field in self._stored]
+        if self._plan.key_kind == "uuid":
+            values[0] = "k"
+        return [f"b = enc(({self._tag}, {', '.join(values)}))"]
+
+
+def route_text(plan: Plan[Any], source: Source) -> list[str]:
+    """Return the text of ``route`` and ``routes``."""
+    kind = plan.fields[plan.key_field].kind
+    base = kind.base if isinstance(kind, Constrained) else kind
+    explain = source.bind(partial(explain_key, plan), "explain_key")
+    key_bytes = _KEY_BYTES[plan.key_kind].format(v="key")
+    limit = f"if len(k) > {KEY_BYTES_MAX}: raise Mismatch"
+    hot = "k" if plan.key_kind == "uuid" else "key"
+    one = ["try:", *indented([f"if {base.reject('key', source)}: raise Mismatch", f"k = {key_bytes}", limit])]
+    one += [f"except Exception as error: raise {explain}(key, error) from None", f"return xxh3(k) & 255, {hot}"]
+    key_type = source.bind(frozenset((base.cls,)), "types") if hasattr(base, "cls") else "types"
+    several = [
+        "if type(keys) in (str, bytes): raise not_keys(keys)",
+        "keys = keys if type(keys) is list else list(keys)",
+        "try:",
+        f"    if not {key_type}.issuperset(map(type, keys)): raise Mismatch",
+        f"    ks = [{key_bytes} for key in keys]",
+        f"    if ks and max(map(len, ks)) > {KEY_BYTES_MAX}: raise Mismatch",
+        "except Exception:",
+        "    return [route(key) for key in keys]",
+        f"return [(xxh3(k) & 255, {hot}) for {'k in ks' if hot == 'k' else 'k, key in zip(ks, keys)'}]",
+    ]
+    source.names |= {"xxh3": xxh3_64_intdigest, "not_keys": partial(not_keys, plan)}
+    return ["\n".join(["def route(key):", *indented(one)]), "\n".join(["def routes(keys):", *indented(several)])]
+
+
+def copy_text(plan: Plan[Any], source: Source) -> str | None:
+    """Return the text of ``copy``, or None if a field has no quick isolated copy."""
+    names = {name for base in plan.record_type.__mro__[:-3] for name in vars(base)}
+    copies = {name: field.kind.copy(f"c.{name}", source) for name, field in plan.fields.items()}
+    if None in copies.values() or "__copy__" in names:
+        return None
+    force = bool(plan.record_type.__struct_config__.frozen)
+    source.names["force_setattr"] = msgspec.structs.force_setattr
+    lines = ["c = r.__copy__()"]
+    for name, copied in copies.items():
+        if copied != f"c.{name}":
+            lines.append(f"force_setattr(c, {name!r}, {copied})" if force else f"c.{name} = {copied}")
+    return "\n".join(["def copy(r):", *indented([*lines, "return c"])])
+
+
+def as_float(value: Any) -> float:
+    """Return an int of 64 bits as float; raise ``Mismatch`` for anything else."""
+    if type(value) is not int or not INT_MIN <= value <= INT_MAX:
+        raise Mismatch
+    return float(value)
+
+
+def one_row(plan: Plan[Any], computed: ComputedField) -> Callable[[Any], Any]:
+    """Return a function of one record that calls the batch function with columns of one row."""
+    dtypes = {}
+    for name in computed.of:
+        column = plan.fields[name].column
+        base = plan.fields[name].kind
+        dtypes[name] = np.dtype(
+            column.dtype if column is not None else {"float": "f8", "int": "i8"}.get(base.expected, "bool")
+        )
+    where = f"{plan.record_type.__name__}.{computed.name}"
+
+    def compute(record: Any) -> Any:
+        try:
+            columns = {name: np.array([getattr(record, name)], dtype) for name, dtype in dtypes.items()}
+        except OverflowError:
+            fail(where, f"a field of {', '.join(computed.of)} is out of the range of its column")
+        result = np.asarray(computed.f(SimpleNamespace(**columns)))
+        if result.shape != (1,):
+            fail(where, f"Computed(batch=True) returned an array of shape {result.shape} for 1 row")
+        return result[0].item()
+
+    return compute

@@ -1,0 +1,221 @@
+"""The hot tier: one table's records in one shard, in RAM, above its checkpoint.
+
+Records are encoded values in dictionaries by hot key, one dictionary a slot: bytes keep the collector away, and many small
+dictionaries grow without a stall (one of 1,000,000 entries grows in 41-181 ms, 64 of them in 0.7 ms each).
+
+From newest to oldest a key is looked for in
+
+* ``young``: the generation that is written now,
+* ``frozen``: generations that were ended by a checkpoint's cut, or by a scan that reads one state while writes go on,
+* ``clean``: copies of what the checkpoint holds, with `TOMBSTONE` for keys known to be absent from it,
+* ``cold``: the checkpoint itself.
+
+Young and frozen are what the checkpoint lacks. A frozen generation never changes, so a reader that holds it and the
+checkpoint below holds one state. In all of them `TOMBSTONE` is a deleted key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from warpstore.checkpoint import WOULD_BLOCK, Checkpoint, CheckpointTable, WouldBlock
+from warpstore.key_order import KeyOrder
+from warpstore.keys import HotKey, key_hash
+from warpstore.values import TOMBSTONE
+
+MERGE_ON_LOOP_MAX = 4_096
+_SLOTS_PER_PAUSE = 4
+
+
+class Generation:
+    """Records written between two freezes.
+
+    Attributes:
+        dicts: One dictionary a slot of the shard.
+        order: Their keys in order.
+        pins: Scans that read it.
+        cut: Whether a checkpoint that is under way takes it in.
+    """
+
+    __slots__ = ("cut", "dicts", "order", "pins")
+
+    def __init__(self, n_slots: int) -> None:
+        self.dicts: list[dict[HotKey, bytes]] = [{} for _ in range(n_slots)]
+        self.order = KeyOrder(self.dicts)
+        self.pins = 0
+        self.cut = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self.dicts))
+
+
+class Snapshot:
+    """One state of a table in one shard: generations, newest first, over a checkpoint. Release it once."""
+
+    __slots__ = ("checkpoint", "cold", "generations", "tier")
+
+    def __init__(
+        self, tier: HotTier, generations: list[Generation], cold: CheckpointTable | None, checkpoint: Checkpoint | None
+    ) -> None:
+        self.tier = tier
+        self.generations = generations
+        self.cold = cold
+        self.checkpoint = checkpoint
+
+    def release(self) -> None:
+        """Let go of the generations and the checkpoint."""
+        for generation in self.generations:
+            generation.pins -= 1
+        self.tier.collapse()
+        if self.checkpoint is not None:
+            self.checkpoint.release()
+
+
+class HotTier:
+    """One table's records in one shard.
+
+    Args:
+        table: The table's number.
+        slots: The shard's slots.
+        checkpoint: The shard's checkpoint, or None.
+
+    Attributes:
+        on_change: Called when ``young`` or ``frozen`` became another object, so that fast paths can follow.
+        revision: Grows when a checkpoint is installed; what was read from an older one must not be promoted.
+    """
+
+    __slots__ = (
+        "checkpoint",
+        "clean",
+        "cold",
+        "first_slot",
+        "frozen",
+        "on_change",
+        "revision",
+        "slots",
+        "table",
+        "young",
+    )
+
+    def __init__(self, table: int, slots: range, checkpoint: Checkpoint | None) -> None:
+        self.table = table
+        self.slots = slots
+        self.first_slot = slots.start
+        self.young = Generation(len(slots))
+        self.frozen: list[Generation] = []
+        self.clean: list[dict[HotKey, bytes]] = [{} for _ in slots]
+        self.checkpoint = checkpoint
+        self.cold: CheckpointTable | None = checkpoint.tables.get(table) if checkpoint else None
+        self.revision = 0
+        self.on_change: Callable[[HotTier], None] | None = None
+
+    # One record
+
+    def put(self, slot: int, key: HotKey, value: bytes) -> None:
+        """Set a key's newest value; `TOMBSTONE` deletes it."""
+        self.young.dicts[slot - self.first_slot][key] = value
+
+    def in_memory(self, slot: int, key: HotKey) -> bytes | None:
+        """Return the newest value if memory holds it (`TOMBSTONE`: absent), or None if only the checkpoint can tell."""
+        i = slot - self.first_slot
+        value = self.young.dicts[i].get(key)
+        if value is not None:
+            return value
+        for generation in self.frozen:
+            value = generation.dicts[i].get(key)
+            if value is not None:
+                return value
+        value = self.clean[i].get(key)
+        if value is None and self.cold is None:
+            return TOMBSTONE
+        return value
+
+    def current(self, slot: int, key: HotKey, *, blocking: bool = False) -> bytes | WouldBlock:
+        """Return the newest value, `TOMBSTONE` if there is none, or `WOULD_BLOCK`. Promotes what it reads.
+
+        Raises:
+            CorruptionError: the checkpoint is damaged.
+        """
+        value = self.in_memory(slot, key)
+        if value is not None:
+            return value
+        assert self.cold is not None
+        found = self.cold.find(key_hash(key), key, blocking=blocking)
+        if found is WOULD_BLOCK:
+            return WOULD_BLOCK
+        return self.promote(slot, key, found)  # type: ignore[arg-type]
+
+    def promote(self, slot: int, key: HotKey, found: bytes | None) -> bytes:
+        """Keep what the checkpoint says about a key, and return it as a value."""
+        value = TOMBSTONE if found is None else found
+        self.clean[slot - self.first_slot][key] = value
+        return value
+
+    # Generations
+
+    def freeze(self) -> None:
+        """End the young generation, if it holds anything, and begin another."""
+        if any(self.young.dicts):
+            self.frozen.insert(0, self.young)
+            self.young = Generation(len(self.slots))
+            self._changed()
+
+    def snapshot(self) -> Snapshot:
+        """Return the state of this moment, which stays readable until it is released."""
+        self.freeze()
+        generations = list(self.frozen)
+        for generation in generations:
+            generation.pins += 1
+        if self.checkpoint is not None:
+            self.checkpoint.acquire()
+        return Snapshot(self, generations, self.cold, self.checkpoint)
+
+    def collapse(self) -> None:
+        """Merge the young generation into the one below it, if nobody reads that and the merge is short."""
+        while self.frozen and not self.frozen[0].pins and not self.frozen[0].cut:
+            if len(self.young) > MERGE_ON_LOOP_MAX:
+                return
+            below = self.frozen.pop(0)
+            for older, newer in zip(below.dicts, self.young.dicts, strict=True):
+                older.update(newer)
+            self.young = below
+            self._changed()
+
+    def begin_cut(self) -> None:
+        """Freeze, and mark every frozen generation as part of the checkpoint that begins."""
+        self.freeze()
+        for generation in self.frozen:
+            generation.cut = True
+
+    def abandon_cut(self) -> None:
+        """The checkpoint failed: the generations are as dirty as before."""
+        for generation in self.frozen:
+            generation.cut = False
+        self.collapse()
+
+    async def install(self, checkpoint: Checkpoint, pause: Callable[[], Awaitable[None]]) -> None:
+        """Put a checkpoint, which holds every generation marked by `begin_cut`, below the others."""
+        cut = [generation for generation in self.frozen if generation.cut]
+        self.checkpoint, self.cold = checkpoint, checkpoint.tables.get(self.table)
+        self.revision += 1
+        for i, clean in enumerate(self.clean):
+            for generation in reversed(cut):
+                clean.update(generation.dicts[i])
+            gone = [key for key, value in clean.items() if not value]
+            for key in gone:
+                del clean[key]
+            if i % _SLOTS_PER_PAUSE == 0:
+                await pause()
+        self.frozen = [generation for generation in self.frozen if not generation.cut]
+        self._changed()
+        self.collapse()
+
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change(self)
+
+    # Counting
+
+    def n_resident(self) -> int:
+        """Return how many entries memory holds, tombstones and replaced values included."""
+        return len(self.young) + sum(map(len, self.frozen)) + sum(map(len, self.clean))

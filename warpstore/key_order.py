@@ -1,0 +1,83 @@
+"""The keys of a generation in sorted order, kept up to date at the price of what is new.
+
+A dictionary keeps its keys in the order of their insertion, also when values are replaced; so the keys that are new since
+the last look are the ones behind the number seen then. They are sorted in slices small enough not to hold the
+interpreter (`sorted` of 1,000,000 keys takes 400 ms), and kept as a few sorted runs; a range is cut out of every run and
+merged.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain, islice
+
+from warpstore.keys import HotKey
+
+RUN_KEYS_MAX = 16_384
+
+
+class KeyOrder:
+    """Sorted runs over the keys of some dictionaries that only grow."""
+
+    __slots__ = ("_dicts", "_runs", "_seen")
+
+    def __init__(self, dicts: Sequence[dict[HotKey, bytes]]) -> None:
+        self._dicts = dicts
+        self._seen = [0] * len(dicts)
+        self._runs: list[list[HotKey]] = []
+
+    async def refresh(self, pause: Callable[[], Awaitable[None]]) -> None:
+        """Take in the keys that are new, pausing between slices."""
+        fresh: list[HotKey] = []
+        for i, keys in enumerate(self._dicts):
+            if len(keys) > self._seen[i]:
+                fresh += islice(keys, self._seen[i], None)
+                self._seen[i] = len(keys)
+            while len(fresh) >= RUN_KEYS_MAX:
+                self._add(fresh[:RUN_KEYS_MAX])
+                fresh = fresh[RUN_KEYS_MAX:]
+                await pause()
+        if fresh:
+            self._add(fresh)
+
+    def _add(self, fresh: list[HotKey]) -> None:
+        runs = self._runs
+        while runs and len(runs[-1]) + len(fresh) <= RUN_KEYS_MAX:
+            fresh = runs.pop() + fresh
+        fresh.sort()
+        runs.append(fresh)
+
+    def between(self, start: HotKey | None, stop: HotKey | None) -> list[HotKey]:
+        """Return the keys k with start <= k < stop in ascending order; a None bound is open."""
+        parts = []
+        for run in self._runs:
+            first = 0 if start is None else bisect_left(run, start)
+            last = len(run) if stop is None else bisect_left(run, stop)
+            if first < last:
+                parts.append(run[first:last])
+        return _merged(parts)
+
+    def first(self, n: int, start: HotKey | None, stop: HotKey | None) -> list[HotKey]:
+        """Return the first ``n`` keys of `between` in ascending order."""
+        parts = []
+        for run in self._runs:
+            first = 0 if start is None else bisect_left(run, start)
+            last = len(run) if stop is None else bisect_left(run, stop)
+            parts.append(run[first : min(last, first + n)])
+        return _merged(parts)[:n]
+
+    def last(self, n: int, start: HotKey | None, stop: HotKey | None) -> list[HotKey]:
+        """Return the last ``n`` keys of `between` in ascending order."""
+        parts = []
+        for run in self._runs:
+            first = 0 if start is None else bisect_left(run, start)
+            last = len(run) if stop is None else bisect_left(run, stop)
+            parts.append(run[max(first, last - n) : last])
+        return _merged(parts)[-n:]
+
+
+def _merged(parts: list[list[HotKey]]) -> list[HotKey]:
+    if len(parts) == 1:
+        return parts[0]
+    return sorted(chain.from_iterable(parts))

@@ -1,0 +1,137 @@
+"""The manifest: what a store consists of. One small file, replaced as a whole.
+
+The first line holds the format's name and version and the CRC32C of the rest, which is JSON. Every change is written
+beside it, synced, renamed over it, and its directory synced; so there is always exactly one whole manifest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from google_crc32c import value as crc32c
+
+from wal import FileSystem
+from warpstore.errors import CorruptionError, FormatVersionError
+
+NAME = "MANIFEST"
+FORMAT_VERSION = 1
+_MAGIC = b"warpstore-manifest"
+_BYTES_MAX = 256 << 20
+
+
+class SchemaEntry(msgspec.Struct, frozen=True):
+    """One version of a table's schema and the tag of the records written under it."""
+
+    tag: int
+    schema: dict[str, Any]
+
+
+class TableManifest(msgspec.Struct, frozen=True):
+    """A table: its number for ever, and its schemas, the current one last."""
+
+    table: int
+    schemas: list[SchemaEntry]
+
+
+class LaneManifest(msgspec.Struct, frozen=True):
+    """A lane's log.
+
+    Attributes:
+        directory: Its folder, or "" for the one inside the store.
+        first: Number of the first segment that counts.
+        active: Number of a segment that must exist.
+        clean_end: Position where a clean close ended it, or 0.
+    """
+
+    directory: str
+    first: int
+    active: int
+    clean_end: int
+
+
+class CheckpointManifest(msgspec.Struct, frozen=True):
+    """A shard's checkpoint: its file name, or "" for none, and the LSN up to which it holds everything."""
+
+    name: str
+    lsn: int
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a store consists of.
+
+    Attributes:
+        store_id: 32 hexadecimal digits that name the store.
+        epoch: Counts the openings.
+        next_tag: The tag that the next schema gets.
+        next_table: The number that the next table gets.
+        next_checkpoint: The number that the next checkpoint's files get.
+        shards: One checkpoint entry a shard.
+        lanes: One entry a lane.
+        tables: By table name.
+        clean_lsns: Per shard, the last LSN at a clean close; empty while the store is open or after a crash.
+    """
+
+    store_id: str
+    epoch: int
+    next_tag: int
+    next_table: int
+    next_checkpoint: int
+    shards: list[CheckpointManifest]
+    lanes: list[LaneManifest]
+    tables: dict[str, TableManifest]
+    clean_lsns: list[int]
+
+    @property
+    def id_bytes(self) -> bytes:
+        """The store id as the 16 bytes that its files carry."""
+        return bytes.fromhex(self.store_id)
+
+
+def read(files: FileSystem, directory: str) -> Manifest:
+    """Return the manifest of a store.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CorruptionError: it is damaged.
+        FormatVersionError: it was written by a newer warpstore.
+    """
+    path = f"{directory}/{NAME}"
+    file = files.open(path)
+    try:
+        data = file.read(min(file.size(), _BYTES_MAX), 0)
+    finally:
+        file.close()
+    head, _, body = data.partition(b"\n")
+    words = head.split(b" ")
+    if len(words) != 3 or words[0] != _MAGIC or not words[1].isdigit():
+        raise CorruptionError(f"{path}: offset 0: this is no warpstore manifest", path=path, offset=0)
+    if int(words[1]) > FORMAT_VERSION:
+        message = f"{path}: format version {int(words[1])}, this warpstore reads up to {FORMAT_VERSION}: upgrade it"
+        raise FormatVersionError(message, path=path)
+    if words[2] != b"%08x" % crc32c(body):
+        raise CorruptionError(f"{path}: offset 0: the checksum is wrong", path=path, offset=0)
+    try:
+        return msgspec.json.decode(body, type=Manifest)
+    except msgspec.MsgspecError as e:
+        raise CorruptionError(f"{path}: offset {len(head) + 1}: {e}", path=path, offset=len(head) + 1) from e
+
+
+def write(files: FileSystem, directory: str, manifest: Manifest) -> None:
+    """Replace the manifest, durably.
+
+    Raises:
+        OSError: it failed; the manifest before it stands.
+    """
+    body = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    path = f"{directory}/{NAME}"
+    temporary = f"{path}.new"
+    files.remove(temporary)
+    file = files.create(temporary)
+    try:
+        file.write([b"%s %d %08x\n" % (_MAGIC, FORMAT_VERSION, crc32c(body)), body], 0)
+        file.sync()
+    finally:
+        file.close()
+    files.rename(temporary, path)
+    files.sync_directory(directory)

@@ -1,0 +1,247 @@
+"""Opens a store: the path, the lock, the manifest, the schemas; then the tree of actors, which recovers the log.
+
+Everything that can be refused is refused before anything is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from wal import FileSystem, Lock, WalError
+from warpstore import manifest as manifests
+from warpstore.actor import Process
+from warpstore.catalog import Catalog, new_manifest, with_schemas
+from warpstore.checkpoint.job import LogJob, run_job
+from warpstore.checkpointer import Checkpointer, checkpoint_job
+from warpstore.config import SHARDS_DEFAULT, Config
+from warpstore.context import StoreContext
+from warpstore.environment import Environment
+from warpstore.errors import (
+    ConfigError,
+    CorruptionError,
+    NotAStoreError,
+    ReadOnlyStoreError,
+    StoreInUseError,
+)
+from warpstore.keys import slot_range
+from warpstore.lane_keeper import LaneKeeper, Prepared, load_tiers, replay_into
+from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest
+from warpstore.plan import Plan
+from warpstore.routes import TableRoutes
+from warpstore.shard import Shard
+from warpstore.supervisor import ChildSpec, Supervisor
+
+LOCK_NAME = "LOCK"
+
+
+class OpenParts:
+    """What `open_parts` opened."""
+
+    def __init__(self, context: StoreContext, catalog: Catalog, root: Supervisor) -> None:
+        self.context = context
+        self.catalog = catalog
+        self.root = root
+
+
+async def open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment) -> OpenParts:
+    """Return the running parts of the store at ``path``, creating it if there is nothing.
+
+    Raises:
+        OpenError: the path cannot be opened as a store.
+        IncompatibleSchemaError: a record type cannot read what is stored.
+        ConfigError: a setting contradicts the store.
+    """
+    files = environment.files
+    loop = asyncio.get_running_loop()
+    lock = _lock(files, path)
+    context: StoreContext | None = None
+    try:
+        manifest = _manifest(files, path, config, environment)
+        tables, next_table, next_tag = with_schemas(manifest, plans)
+        _check_lanes(manifest, config)
+        catalog = Catalog(files, path, manifest)
+        context = StoreContext(path, loop, config, environment, lock)
+        await context.run(lambda: _prepare(context, catalog, config, tables, next_table, next_tag))
+        for name, table in catalog.manifest.tables.items():
+            context.tables[table.table] = TableRoutes(table.table)
+            context.table_numbers[name] = table.table
+        root = _tree(context, catalog)
+        await root.start()
+    except BaseException:
+        if context is not None:
+            context.release()
+        else:
+            lock.close()
+        raise
+    await context.run(catalog.remove_strays)
+    return OpenParts(context, catalog, root)
+
+
+def _lock(files: FileSystem, path: str) -> Lock:
+    """Take the store's lock, making its folder first."""
+    if files.exists(path) and not files.is_directory(path):
+        raise NotAStoreError(f"{path}: is a file; a store is a folder", path=path)
+    if files.exists(path):
+        names = files.list_directory(path)
+        if names and manifests.NAME not in names and set(names) - {LOCK_NAME, f"{manifests.NAME}.new"}:
+            ours = {"log", "checkpoint"} & set(names)
+            if ours:
+                missing = f"{path}/{manifests.NAME}"
+                raise CorruptionError(f"{missing}: the manifest is missing", path=missing, offset=0)
+            raise NotAStoreError(f"{path}: holds something else ({names[0]}); give an empty folder", path=path)
+    else:
+        files.make_directory(path)
+        files.sync_directory(os.path.dirname(path) or ".")
+    lock_path = f"{path}/{LOCK_NAME}"
+    try:
+        return files.lock(lock_path, b"%d\n" % os.getpid())
+    except BlockingIOError as e:
+        owner = files.open(lock_path)
+        text = owner.read(32, 0).strip()
+        owner.close()
+        pid = int(text) if text.isdigit() else None
+        raise StoreInUseError(f"{path}: is in use by process {pid or 'unknown'}", path=path, pid=pid) from e
+
+
+def _manifest(files: FileSystem, path: str, config: Config, environment: Environment) -> Manifest:
+    try:
+        return manifests.read(files, path)
+    except FileNotFoundError:
+        store_id = b"".join(environment.random_u64().to_bytes(8, "little") for _ in range(2))
+        directories = config.log or [""] * (config.lanes or 1)
+        return new_manifest(store_id, config.shards or SHARDS_DEFAULT, directories)
+
+
+def _check_lanes(manifest: Manifest, config: Config) -> None:
+    has = [lane.directory for lane in manifest.lanes]
+    if config.lanes not in {None, len(has)}:
+        raise ConfigError(f"lanes={config.lanes}: the store was created with {len(has)}", setting="lanes")
+    if config.log and list(config.log) != has:
+        raise ConfigError(f"log={list(config.log)}: the store was created with {has}", setting="log")
+
+
+def _prepare(
+    context: StoreContext, catalog: Catalog, config: Config, tables: dict[str, Any], next_table: int, next_tag: int
+) -> None:
+    """Begin the epoch, and deal the slots to another number of shards if that is asked for; blocks."""
+    catalog.begin_epoch(tables, next_table, next_tag)
+    catalog.make_directories()
+    n_shards = config.shards or len(catalog.manifest.shards)
+    if n_shards != len(catalog.manifest.shards):
+        _reshard(context, catalog, n_shards)
+
+
+def _reshard(context: StoreContext, catalog: Catalog, n_shards: int) -> None:
+    manifest = catalog.manifest
+    next_lsn = [entry.lsn + 1 for entry in manifest.shards]
+    logs = []
+    lanes = []
+    for lane, entry in enumerate(manifest.lanes):
+        number = entry.first
+        if not catalog.is_covered(lane):
+            tiers = {shard: load_tiers(context, catalog, shard)[0] for shard in catalog.shards_of_lane(lane)}
+            found = replay_into(context, catalog, lane, tiers)
+            next_lsn = [max(a, b) for a, b in zip(next_lsn, found.next_lsn, strict=True)]
+            number = found.next_number
+            if found.numbers:
+                logs.append(LogJob(catalog.lane_directory(lane), lane, entry.first, found.numbers[-1]))
+        elif entry.clean_end:
+            number = (entry.clean_end >> 32) + 1
+        lanes.append(LaneManifest(entry.directory, number, 0, 0))
+    lsn = max(next_lsn) - 1
+    job = checkpoint_job(
+        context,
+        catalog,
+        logs=logs,
+        after=[entry.lsn for entry in manifest.shards],
+        upto=[n - 1 for n in next_lsn],
+        lsns=[lsn] * n_shards,
+        n_shards=n_shards,
+    )
+    try:
+        run_job(context.files, job)
+    except WalError as e:
+        raise CorruptionError(str(e), path=catalog.path, offset=0) from e
+    context.files.sync_directory(catalog.checkpoint_directory)
+    names = [CheckpointManifest(shard.target.rpartition("/")[2], lsn) for shard in job.shards]
+    catalog.redealt(names, lanes)
+
+
+def _tree(context: StoreContext, catalog: Catalog) -> Supervisor:
+    """Return the supervisors: lanes first, then the shards, then the checkpointer."""
+    config = context.config
+    n_shards = len(catalog.manifest.shards)
+
+    def keep_lane(index: int) -> Process:
+        keeper = LaneKeeper(index, context, catalog)
+        context.lanes[index : index + 1] = [keeper]
+        return keeper
+
+    def begin_checkpointer() -> Process:
+        context.checkpointer = Checkpointer(context, catalog)
+        return context.checkpointer
+
+    def escalated(error: ReadOnlyStoreError) -> None:
+        context.read_only = error
+        for shard in context.shards.values():
+            shard.hold_writers()
+
+    shards = [
+        ChildSpec(f"shard {i}", lambda i=i: _start_shard(context, catalog, i), shutdown_s=config.stop_timeout_s)  # type: ignore[misc]
+        for i in range(n_shards)
+    ]
+    options: dict[str, Any] = {
+        "clock": context.clock,
+        "loop": context.loop,
+        "intensity": config.restart_intensity,
+        "period_s": config.restart_period_s,
+    }
+
+    def shard_supervisor() -> Process:
+        return Supervisor(shards, name="shards", strategy="one_for_one", **options)
+
+    children = [
+        ChildSpec(f"lane {i}", lambda i=i: keep_lane(i), shutdown_s=config.stop_timeout_s)  # type: ignore[misc]
+        for i in range(len(catalog.manifest.lanes))
+    ]
+    children.append(ChildSpec("shards", shard_supervisor, shutdown_s=config.stop_timeout_s))
+    children.append(ChildSpec("checkpointer", begin_checkpointer, shutdown_s=config.stop_timeout_s))
+    return Supervisor(children, name="store", strategy="rest_for_one", on_escalate=escalated, **options)
+
+
+async def _start_shard(context: StoreContext, catalog: Catalog, index: int) -> Shard:
+    """Return a shard on the state that its lane's recovery left, or, when it alone restarts, on its own replay."""
+    config = context.config
+    lane_index = index % len(catalog.manifest.lanes)
+    keeper = context.lanes[lane_index]
+    prepared = keeper.prepared.pop(index, None)
+    if prepared is None:
+        if keeper.lane is not None:
+            await keeper.lane.settled()
+
+        def reload() -> Prepared:
+            tiers, checkpoint = load_tiers(context, catalog, index)
+            found = replay_into(context, catalog, lane_index, {index: tiers})
+            return Prepared(tiers, checkpoint, found.next_lsn[index])
+
+        prepared = await context.run(reload)
+    shard = Shard(
+        index,
+        slot_range(index, len(catalog.manifest.shards)),
+        prepared.tiers,
+        prepared.checkpoint,
+        durability=config.durability,
+        loop=context.loop,
+        clock=context.clock,
+        on_routes=context.follow,
+        feed=context.feed,
+        mailbox_messages_max=config.mailbox_messages_max,
+        mailbox_bytes_max=config.mailbox_bytes_max,
+    )
+    shard.is_fed = context.is_feeding
+    shard.attach(keeper.lane if config.durability != "memory" else None, prepared.lsn_next)
+    context.shards[index] = shard
+    return shard

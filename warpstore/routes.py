@@ -1,0 +1,60 @@
+"""The ways from a table's calls into the shards, by slot: what a hot path needs, found with one index.
+
+A route or a reader is None where the quick way is closed (the shard is restarting, writers must wait, generations are
+stacked, the store is closed); the call then goes through the shard, which knows why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from warpstore.hot_tier import HotTier
+from warpstore.keys import SLOTS, HotKey
+from warpstore.shard import Shard
+
+Dict = dict[HotKey, bytes]
+
+
+class Route(NamedTuple):
+    """Where a relaxed write goes: the young dictionary, the shard's pending payloads, and how to announce the first."""
+
+    young: Dict
+    pending: list[bytes]
+    ask: Callable[[], None]
+
+
+class TableRoutes:
+    """One table's ways into the shards.
+
+    Attributes:
+        routes: Per slot, where a relaxed write goes, or None.
+        readers: Per slot, the dictionaries a read looks into, newest first, or None.
+        shards: Per slot, the shard, or None before it was started.
+        tiers: Per slot, the hot tier.
+    """
+
+    __slots__ = ("readers", "routes", "shards", "table", "tiers")
+
+    def __init__(self, table: int) -> None:
+        self.table = table
+        self.routes: list[Route | None] = [None] * SLOTS
+        self.readers: list[tuple[Dict, Dict] | None] = [None] * SLOTS
+        self.shards: list[Shard | None] = [None] * SLOTS
+        self.tiers: list[HotTier | None] = [None] * SLOTS
+
+    def follow(self, shard: Shard) -> None:
+        """Take in what a shard's tier for this table is now."""
+        tier = shard.tiers[self.table]
+        readable = shard.is_alive and not tier.frozen
+        for i, slot in enumerate(shard.slots):
+            young = tier.young.dicts[i]
+            self.shards[slot] = shard
+            self.tiers[slot] = tier
+            self.readers[slot] = (young, tier.clean[i]) if readable else None
+            self.routes[slot] = Route(young, shard.pending, shard.ask) if shard.is_open else None
+
+    def close(self) -> None:
+        """Close every quick way."""
+        self.routes[:] = [None] * SLOTS
+        self.readers[:] = [None] * SLOTS

@@ -1,0 +1,306 @@
+"""A shard: the actor that owns a range of slots, its hot tiers, and its stream in the log.
+
+Two ways lead into it, both on the loop of the store:
+
+* A durable write is a message. The lane drains the mailbox once a turn; the messages of that turn become one group of
+  the log, and when it is durable they are applied to the hot tiers and their senders wake. So readers see what is durable.
+* A relaxed write ("interval", "memory") is a plain call: the value goes to the hot tier and to ``pending``, which the lane
+  writes when the loop turns.
+
+A conditional write (insert, update, modify, put with a version) is an `Operation`: a function of the current value, called
+where the order of writes is decided, so that it sees the writes before it, also those not durable yet.
+
+The shard knows values, keys and slots; record types are the table's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from wal import Lane, Stream, WalError
+from warpstore.actor import UNDER_WAY, Actor, Call, Reason
+from warpstore.checkpoint import Checkpoint, WouldBlock
+from warpstore.errors import DiskFullError, OutcomeUnknownError, ShardUnavailableError
+from warpstore.hot_tier import HotTier
+from warpstore.keys import HotKey
+
+
+class Write(NamedTuple):
+    """One decided write: the hot tier's value, and the payload for the log where that differs."""
+
+    tier: HotTier
+    slot: int
+    key: HotKey
+    value: bytes
+    payload: bytes
+
+
+class Operation:
+    """A conditional write.
+
+    Attributes:
+        decide: From the current value (`TOMBSTONE`: absent) to the new value and its payload, or None to write nothing.
+            What it raises goes to the caller; nothing is written then.
+        must_load: Set where the current value has to be read from disk first; the caller loads it and tries again.
+        error: What ``decide`` raised.
+    """
+
+    __slots__ = ("decide", "error", "key", "must_load", "slot", "tier")
+
+    def __init__(
+        self, tier: HotTier, slot: int, key: HotKey, decide: Callable[[bytes], tuple[bytes, bytes] | None]
+    ) -> None:
+        self.tier = tier
+        self.slot = slot
+        self.key = key
+        self.decide = decide
+        self.must_load = False
+        self.error: BaseException | None = None
+
+
+Message = Write | list[Write] | Operation
+
+
+class Shard(Actor[Message, None]):
+    """One shard of a store.
+
+    Args:
+        index: Its number.
+        slots: Its slots.
+        tiers: Its hot tiers by table number.
+        checkpoint: The checkpoint below them, or None.
+        durability: When an awaited write returns.
+        loop: The store's loop.
+        on_routes: Called when fast paths into this shard open, move or close.
+        feed: Given the payloads of each group once they are acknowledged, or None while nobody wants them.
+        mailbox_messages_max: Messages that wait before callers wait.
+        mailbox_bytes_max: Bytes that wait before callers wait.
+
+    Attributes:
+        pending: Payloads of relaxed writes that the lane has not taken yet.
+        is_open: Whether relaxed writes may go straight in.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        slots: range,
+        tiers: dict[int, HotTier],
+        checkpoint: Checkpoint | None,
+        *,
+        durability: str,
+        loop: asyncio.AbstractEventLoop,
+        on_routes: Callable[[Shard], None],
+        feed: Callable[[Shard, Sequence[bytes]], None],
+        mailbox_messages_max: int,
+        mailbox_bytes_max: int,
+        **actor_options: Any,
+    ) -> None:
+        super().__init__(
+            f"shard {index}",
+            loop=loop,
+            messages_max=mailbox_messages_max,
+            bytes_max=mailbox_bytes_max,
+            wake=Shard._ask,
+            **actor_options,
+        )
+        self.index = index
+        self.slots = slots
+        self.tiers = tiers
+        self.checkpoint = checkpoint
+        self.durable = durability == "fsync"
+        self.pending: list[bytes] = []
+        self.is_open = False
+        self.is_fed = False
+        self.stream: Stream | None = None
+        self._lane: Lane | None = None
+        self._on_routes = on_routes
+        self._feed = feed
+        self._group: list[bytes] = []
+        self._writes: list[Write] = []
+        self._room: asyncio.Future[None] | None = None
+
+    # Life
+
+    def attach(self, lane: Lane | None, lsn_next: int) -> None:
+        """Join a lane; None in "memory" mode. Before `start`."""
+        self._lane = lane
+        if lane is not None:
+            self.stream = lane.open_stream(self.index, self, lsn_next)
+
+    async def on_start(self) -> None:
+        for tier in self.tiers.values():
+            tier.on_change = self._tier_changed
+        self.open_routes()
+
+    async def on_stop(self) -> None:
+        self._close_routes()
+
+    def on_crash(self, error: BaseException) -> None:  # noqa: ARG002
+        self._close_routes()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def ended_error(self, reason: Reason, *, in_hand: bool) -> Exception:
+        if isinstance(reason, BaseException):
+            if in_hand:
+                return OutcomeUnknownError(f"{self.name} crashed with {type(reason).__name__} during the write")
+            return ShardUnavailableError(
+                f"{self.name} is restarting after {type(reason).__name__}; nothing was applied"
+            )
+        return ShardUnavailableError(f"{self.name} was stopped; nothing was applied")
+
+    def open_routes(self) -> None:
+        """Let relaxed writes straight in."""
+        self.is_open = not self.durable
+        self._on_routes(self)
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def hold_writers(self) -> None:
+        """Make relaxed writers wait in `room`."""
+        self.is_open = False
+        self._on_routes(self)
+
+    def _close_routes(self) -> None:
+        self.is_open = False
+        self._on_routes(self)
+
+    def _tier_changed(self, tier: HotTier) -> None:  # noqa: ARG002
+        self._on_routes(self)
+
+    # Relaxed writes
+
+    async def room(self) -> None:
+        """Return when a relaxed write may go in.
+
+        Raises:
+            UnavailableError: the shard has ended.
+        """
+        while not self.is_open:
+            if not self.is_alive:
+                raise self.ended_error(self.reason or "shutdown", in_hand=False)
+            if self._room is None or self._room.done():
+                self._room = self.loop.create_future()
+            await asyncio.shield(self._room)
+
+    def ask(self) -> None:
+        """Have ``pending`` written when the loop turns. Call it before the first append."""
+        if self._lane is not None and self.stream is not None:
+            self._lane.request_turn(self.stream)
+        else:
+            self.loop.call_soon(self.take_group)
+
+    def write_now(self, write: Write) -> None:
+        """Apply one relaxed write; ``is_open`` must hold."""
+        if not self.pending:
+            self.ask()
+        write.tier.put(write.slot, write.key, write.value)
+        self.pending.append(write.payload)
+
+    def write_all_now(self, writes: list[Write]) -> None:
+        """Apply a relaxed batch: one group of the log, if it does not share it with small writes before it."""
+        if not self.pending:
+            self.ask()
+        self.pending.extend([write.payload for write in writes])
+        for tier, slot, key, value, _ in writes:
+            tier.put(slot, key, value)
+
+    def operate_now(self, operation: Operation) -> None:
+        """Decide and apply a relaxed conditional write.
+
+        Raises:
+            Exception: what its function raised; nothing was written.
+        """
+        current = operation.tier.current(operation.slot, operation.key)
+        if isinstance(current, WouldBlock):
+            operation.must_load = True
+            return
+        decided = operation.decide(current)
+        if decided is not None:
+            self.write_now(Write(operation.tier, operation.slot, operation.key, *decided))
+
+    # Durable writes
+
+    def _ask(self) -> None:
+        self.ask()
+
+    def take_group(self) -> list[bytes]:
+        """Give the lane what to write now (see `wal.StreamOwner`)."""
+        if not self.durable:
+            group = self.pending[:]
+            self.pending.clear()
+            self._fed(group)
+            return group
+        self._group = []
+        self.drain()
+        return self._group
+
+    def handle_batch(self, messages: list[Message | Call[Message, None]]) -> Awaitable[None] | None:
+        writes: list[Write] = []
+        for message in messages:
+            if type(message) is Write:
+                writes.append(message)
+            elif type(message) is list:
+                writes += message
+            else:
+                self._decide(message, writes)  # type: ignore[arg-type]
+        if not writes:
+            return None
+        self._writes = writes
+        self._group = [write[4] for write in writes]
+        return UNDER_WAY
+
+    def _decide(self, operation: Operation, writes: list[Write]) -> None:
+        tier, key = operation.tier, operation.key
+        current: bytes | WouldBlock | None = None
+        for write in reversed(writes):
+            if write.key == key and write.tier is tier:
+                current = write.value
+                break
+        try:
+            if current is None:
+                current = tier.current(operation.slot, key)
+            if isinstance(current, WouldBlock):
+                operation.must_load = True
+                return
+            decided = operation.decide(current)
+        except Exception as e:  # noqa: BLE001 - it is the caller's, and goes to the caller
+            operation.error = e
+            return
+        if decided is not None:
+            writes.append(Write(tier, operation.slot, key, *decided))
+
+    def on_durable(self, lsn: int) -> None:  # noqa: ARG002
+        if not self.durable:
+            return
+        writes, self._writes = self._writes, []
+        try:
+            for tier, slot, key, value, _ in writes:
+                tier.young.dicts[slot - tier.first_slot][key] = value
+            self._fed(self._group)
+        except Exception as e:  # noqa: BLE001 - the shard's fault alone: the lane and the others go on
+            self.crash(e)
+            return
+        self.finish_batch()
+
+    def on_refused(self, error: WalError) -> None:
+        self._writes = []
+        full = DiskFullError(f"{self.name}: {error}; the write was not applied")
+        full.__cause__ = error
+        self.finish_batch(full)
+
+    def on_failed(self, error: WalError) -> None:
+        """The lane is poisoned. Its keeper's supervisor replaces this shard after the lane."""
+        self.hold_writers()
+        if self._writes or self._group:
+            self._writes = []
+            unknown = OutcomeUnknownError(f"{self.name}: {error}; the write may or may not be durable")
+            unknown.__cause__ = error
+            self.finish_batch(unknown)
+
+    def _fed(self, payloads: Sequence[bytes]) -> None:
+        if self.is_fed and payloads:
+            self._feed(self, payloads)

@@ -1,0 +1,259 @@
+"""The store: `open` it, take its tables, close it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from asyncio import get_running_loop
+from collections.abc import Generator, Sequence
+from types import TracebackType
+from typing import Any, TypedDict, TypeVar
+
+from typing_extensions import Unpack
+
+from wal import WalError
+from warpstore.codec import Codec
+from warpstore.config import Config, Durability, GpuMode, OnCorruption, load
+from warpstore.context import StoreContext
+from warpstore.environment import Environment
+from warpstore.errors import ClosedStoreError, OutcomeUnknownError, UnknownTableError, WarpstoreError
+from warpstore.opening import OpenParts, open_parts
+from warpstore.record import Record, plan_of
+from warpstore.schema import Schema
+from warpstore.statistics import StoreStatistics, gather
+from warpstore.table import Table
+
+R = TypeVar("R", bound=Record)
+
+CHECKPOINT_ON_CLOSE_BYTES = 1 << 20
+
+
+class Settings(TypedDict, total=False):
+    """The settings that `open` takes as keywords; see `Config` for what each means."""
+
+    durability: Durability
+    sync_interval_ms: int
+    mark_delay_ms: int
+    shards: int | None
+    lanes: int | None
+    log: Sequence[str | os.PathLike[str]]
+    segment_bytes: int | str
+    checkpoint_log_bytes: int | str
+    ram: int | str | None
+    gpu: GpuMode
+    processes: int
+    mailbox_messages_max: int
+    mailbox_bytes_max: int | str
+    record_cache_entries: int
+    restart_intensity: int
+    restart_period_s: float | str
+    stop_timeout_s: float | str
+    on_corruption: OnCorruption
+
+
+class Store:
+    """An open store. Get one with ``async with ws.open(...) as store``.
+
+    Attributes:
+        path: Its folder.
+        config: Its settings.
+    """
+
+    def __init__(self, parts: OpenParts, tables: dict[type[Record], Table[Any]]) -> None:
+        self.path = parts.context.path
+        self.config = parts.context.config
+        self._context: StoreContext = parts.context
+        self._catalog = parts.catalog
+        self._root = parts.root
+        self._tables = tables
+        self._closing: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path!r}>"
+
+    def __getitem__(self, record_type: type[R]) -> Table[R]:
+        """Return the table of a record type.
+
+        Raises:
+            UnknownTableError: the type was not among the ``models`` of `open`.
+        """
+        table = self._tables.get(record_type)
+        if table is None:
+            name = getattr(record_type, "__name__", record_type)
+            raise UnknownTableError(f"{name} was not among the models that the store was opened with")
+        return table
+
+    @property
+    def tables(self) -> dict[str, type[Record] | None]:
+        """The stored tables by name, each with its record type, or None for one opened without."""
+        types = {table.name: record_type for record_type, table in self._tables.items()}
+        return {name: types.get(name) for name in self._catalog.manifest.tables}
+
+    async def sync(self) -> None:
+        """Return when every write acknowledged before the call is durable. In "memory" mode that takes a checkpoint.
+
+        Raises:
+            OutcomeUnknownError: the log failed.
+        """
+        self._context.check(get_running_loop)
+        if self.config.durability == "memory":
+            await self.checkpoint()
+            return
+        try:
+            for keeper in self._context.lanes:
+                if keeper.lane is not None:
+                    await keeper.lane.sync()
+        except WalError as e:
+            raise OutcomeUnknownError(f"the log failed: {e}") from e
+
+    async def checkpoint(self) -> None:
+        """Write a checkpoint of every shard; return when it is durable and the log before it is let go.
+
+        Raises:
+            UnavailableError: it failed; nothing is lost, the log stays.
+        """
+        self._context.check(get_running_loop)
+        assert self._context.checkpointer is not None
+        await self._context.checkpointer.call("asked for", timeout=None)
+
+    async def drop(self, name: str) -> None:
+        """Remove a stored table that was opened without a record type. Its bytes go with the next checkpoint.
+
+        Raises:
+            UnknownTableError: there is no such table, or it is open.
+        """
+        self._context.check(get_running_loop)
+        if name not in self._catalog.manifest.tables:
+            raise UnknownTableError(f"there is no table {name!r}")
+        if self.tables[name] is not None:
+            raise UnknownTableError(f"{name!r} is open; leave its type out of models to drop it")
+        await self._context.run(lambda: self._catalog.dropped(name))
+
+    def statistics(self) -> StoreStatistics:
+        """Return the store's numbers of this moment."""
+        self._context.check(get_running_loop)
+        return gather(self._context, self._catalog, self._root, self._tables)
+
+    async def close(self) -> None:
+        """Write and sync everything, write a checkpoint if the log is long, and let the store go. Idempotent.
+
+        Raises:
+            WarpstoreError: the last bytes could not be made durable; the next open replays what is.
+        """
+        if self._closing is None:
+            self._context.check(get_running_loop)
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        context, catalog = self._context, self._catalog
+        error: WarpstoreError | None = None
+        try:
+            checkpointer = context.checkpointer
+            in_memory = self.config.durability == "memory"
+            if context.read_only is None and checkpointer is not None and checkpointer.is_alive:
+                try:
+                    if in_memory or self._log_is_long():
+                        await checkpointer.call("closing", timeout=None)
+                except WarpstoreError as e:
+                    error = e if in_memory else None
+            context.close_ways(ClosedStoreError(f"the store {self.path!r} was closed"))
+            for keeper in context.lanes:
+                if keeper.lane is not None:
+                    await keeper.lane.settled()
+            lsns = [self._last_lsn(i) for i in sorted(context.shards)]
+            ends = [await keeper.close() for keeper in context.lanes]
+            await self._root.stop()
+            if context.read_only is None:
+                if in_memory:
+                    lsns = [entry.lsn for entry in catalog.manifest.shards]
+                await context.run(lambda: catalog.closed(ends, lsns))
+        finally:
+            for table in self._tables.values():
+                table._close()
+            for shard in context.shards.values():
+                if shard.checkpoint is not None:
+                    shard.checkpoint.release()
+            context.release()
+        if error is not None:
+            raise error
+
+    def _log_is_long(self) -> bool:
+        """Return whether replaying the log would take longer than reading a checkpoint's roots."""
+        manifest = self._catalog.manifest
+        replayed = sum(keeper.report.n_bytes for keeper in self._context.lanes if keeper.report is not None)
+        checkpointer = self._context.checkpointer
+        n_done = 0 if checkpointer is None else checkpointer.n_done
+        written = 0 if checkpointer is None else checkpointer.log_bytes()
+        return bool(manifest.tables) and written + (0 if n_done else replayed) > CHECKPOINT_ON_CLOSE_BYTES
+
+    def _last_lsn(self, index: int) -> int:
+        stream = self._context.shards[index].stream
+        return self._catalog.manifest.shards[index].lsn if stream is None else stream.lsn_next - 1
+
+
+class Opening:
+    """What `open` returns: ``async with`` it, or await it and close the store yourself."""
+
+    def __init__(self, path: str, models: Sequence[type[Record]], config: Config, environment: Environment) -> None:
+        self._path = path
+        self._models = models
+        self._config = config
+        self._environment = environment
+        self._store: Store | None = None
+
+    async def _open(self) -> Store:
+        plans = [plan_of(model) for model in self._models]
+        parts = await open_parts(self._path, plans, self._config, self._environment)
+        tables: dict[type[Record], Table[Any]] = {}
+        for model, plan in zip(self._models, plans, strict=True):
+            stored = parts.catalog.manifest.tables[plan.table]
+            codec: Codec[Any] = plan.bind(stored.schemas[-1].tag)
+            decoders = {
+                entry.tag: codec.decoder_of(entry.tag, Schema.from_builtins(entry.schema))
+                for entry in stored.schemas[:-1]
+            }
+            tables[model] = Table(parts.context, codec, parts.context.tables[stored.table], decoders)
+        return Store(parts, tables)
+
+    def __await__(self) -> Generator[Any, None, Store]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Store:
+        self._store = await self._open()
+        return self._store
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._store is not None
+        await self._store.close()
+
+
+def open(  # noqa: A001 - the module is used as ws.open
+    path: str | os.PathLike[str],
+    *,
+    models: Sequence[type[Record]] = (),
+    config: str | os.PathLike[str] | None = None,
+    environment: Environment | None = None,
+    **settings: Unpack[Settings],
+) -> Opening:
+    """Open the store at ``path``, or create one.
+
+    Args:
+        path: A folder; it is created if there is none.
+        models: The record types to work with. Tables stored without one are kept.
+        config: A TOML file of settings; keywords win over it.
+        environment: The world the store lives in, for tests.
+        **settings: See `Config`.
+
+    Returns:
+        ``async with ws.open(...) as store`` closes it at the end; ``store = await ws.open(...)`` leaves that to you.
+
+    Raises:
+        ConfigError: a setting is unknown or out of its limits (at once).
+        OpenError: the path cannot be opened as a store (when entered or awaited).
+        IncompatibleSchemaError: a model cannot read what is stored (when entered or awaited).
+    """
+    loaded = load(config, settings)
+    return Opening(os.path.abspath(os.fspath(path)), list(models), loaded, environment or Environment())

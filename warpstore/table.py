@@ -1,0 +1,723 @@
+"""A table: the records of one type, read and written from coroutines.
+
+The quick ways are short on purpose, and spelled out in `Table.put` and `Table.get`:
+
+* a relaxed put checks and encodes the record, finds its slot's route, and appends to two containers;
+* a get of a record in memory finds its slot's dictionaries, and decodes, or copies what it decoded before.
+
+Whatever is not ordinary (a deadline, a version, a shard that restarts, a record on disk) goes the long way, through the
+shard. A table belongs to the loop that opened its store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import get_running_loop
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from uuid import UUID
+
+import msgspec
+from xxhash import xxh3_128_intdigest
+
+from warpstore.checkpoint import WouldBlock
+from warpstore.codec import Codec
+from warpstore.column import Column
+from warpstore.ephemeral import EphemeralField, encode_all, set_all
+from warpstore.errors import (
+    KeyExistsError,
+    KeyNotFoundError,
+    LimitError,
+    OverloadedError,
+    ValidationError,
+    VersionConflictError,
+    WarpstoreError,
+)
+from warpstore.hot_tier import HotTier
+from warpstore.keys import HotKey
+from warpstore.record import Record
+from warpstore.routes import TableRoutes
+from warpstore.scan import ScanBounds, count_live, scan_records
+from warpstore.shard import Operation, Shard, Write
+from warpstore.units import parse_seconds
+from warpstore.values import (
+    DEADLINE_BYTE,
+    DEADLINE_BYTES,
+    TOMBSTONE,
+    deadline_of,
+    has_deadline,
+    tombstone,
+    with_deadline,
+)
+
+if TYPE_CHECKING:
+    from warpstore.context import StoreContext
+    from warpstore.gpu_tier import GpuTier
+
+R = TypeVar("R", bound=Record)
+Key = str | bytes | int | UUID
+TTL = str | float | timedelta
+
+BATCH_BYTES_MAX = 64 << 20
+_YIELD_WRITES = 128
+_YIELD_READS = 1024
+_YIELD_CHUNK = 512
+_YIELD_BYTES = 64 << 10
+
+
+class Table(Generic[R]):
+    """The records of one type. Get it with ``store[User]``.
+
+    Every call is a coroutine unless it says otherwise. After a failed call nothing was written, except where
+    `OutcomeUnknownError` says that it may have been.
+
+    Cancellation:
+        A write that is cancelled while it waits for the disk is applied or not as if it had not been cancelled; the
+        `asyncio.CancelledError` comes when its group has been written. A call cancelled before that changes nothing.
+    """
+
+    def __init__(
+        self, context: StoreContext, codec: Codec[R], routes: TableRoutes, decoders: dict[int, Callable[[Any], R]]
+    ) -> None:
+        plan = codec.plan
+        self.name = plan.table
+        self.record_type: type[R] = plan.record_type
+        self._context = context
+        self._loop = context.loop
+        self._codec = codec
+        self._slots = routes
+        self._routes = routes.routes
+        self._readers = routes.readers
+        self._encode = codec.encode
+        self._decode = codec.decode
+        self._route = codec.route
+        self._decoders = decoders
+        self._ephemeral = [EphemeralField(field, context.clock, context.loop) for field in codec.ephemeral]
+        self._ttl_s = plan.strategy.seconds("ttl")
+        self._ordinary = self._ttl_s is None and not self._ephemeral
+        self._durable = context.config.durability == "fsync"
+        entries = context.config.record_cache_entries if codec.copy is not None else 0
+        self._copy = codec.copy
+        self._cache_mask = entries - 1
+        self._cached_values: list[bytes | None] = [None] * entries
+        self._cached_records: list[R | None] = [None] * entries
+        self._reads_left = _YIELD_READS
+        self._gpu: GpuTier | None = context.gpu_tier(codec) if plan.gpu_fields else None
+
+    def __repr__(self) -> str:
+        return f"<Table {self.name!r} of {self.record_type.__name__}>"
+
+    # One record in
+
+    async def put(self, record: R, *, ttl: TTL | None = None, if_version: int | None = None) -> None:
+        """Store a record under its key, replacing the one there.
+
+        Args:
+            record: It is checked, and encoded at once: what the caller does to it later changes nothing stored. Its
+                `Computed` fields, and `Gpu` fields rounded to their dtype, are set on it.
+            ttl: Time to live; by default the type's, or for ever. A put without one ends an earlier one.
+            if_version: Write only if the stored record still has this version (0: only if there is none).
+
+        Raises:
+            ValidationError: a field is wrong; it is named.
+            LimitError: the key or the record is too large.
+            VersionConflictError: the version is another.
+            OutcomeUnknownError: the log failed during the write.
+            DiskFullError: there is no space.
+
+        Cost:
+            "interval" and "memory": no wait. "fsync": one sync, shared with everything that was written meanwhile.
+        """
+        if ttl is None and if_version is None and self._ordinary and get_running_loop() is self._loop:
+            slot, key, value = self._encode(record)
+            route = self._routes[slot]
+            if route is not None:
+                young, pending, ask = route
+                if not pending:
+                    ask()
+                young[key] = value
+                pending.append(value)
+                if not len(pending) % _YIELD_WRITES or len(value) > _YIELD_BYTES:
+                    await asyncio.sleep(0)
+                return
+            await self._write(Write(self._tier(slot), slot, key, value, value))
+            return
+        self._check_loop()
+        fresh = encode_all(self._ephemeral, record)
+        slot, key, value = self._encode(record)
+        value = self._with_ttl(value, ttl)
+        if if_version is None:
+            await self._write(Write(self._tier(slot), slot, key, value, value))
+        else:
+            await self._operate(slot, key, self._versioned(key, value, if_version))
+        set_all(self._ephemeral, key, fresh)
+
+    def put_nowait(self, record: R, *, ttl: TTL | None = None) -> asyncio.Future[None]:
+        """Store a record without waiting; return a future that is done when the store's promise holds.
+
+        Raises:
+            OverloadedError: `put` would have to wait.
+            ValidationError, LimitError: as for `put`.
+        """
+        self._check_loop()
+        fresh = encode_all(self._ephemeral, record)
+        slot, key, value = self._encode(record)
+        value = self._with_ttl(value, ttl)
+        write = Write(self._tier(slot), slot, key, value, value)
+        shard = self._writable(slot)
+        if shard.durable:
+            done = shard.mailbox.post(write, len(value))
+        elif shard.is_open:
+            shard.write_now(write)
+            done = self._loop.create_future()
+            done.set_result(None)
+        else:
+            raise OverloadedError(f"{shard.name}: writers wait for the disk")
+        set_all(self._ephemeral, key, fresh)
+        return done
+
+    async def insert(self, record: R, *, ttl: TTL | None = None) -> None:
+        """Store a record whose key must be free.
+
+        Raises:
+            KeyExistsError: the key is taken.
+            ValidationError, LimitError, OutcomeUnknownError, DiskFullError: as for `put`.
+        """
+        self._check_loop()
+        fresh = encode_all(self._ephemeral, record)
+        slot, key, value = self._encode(record)
+        value = self._with_ttl(value, ttl)
+
+        def decide(current: bytes) -> tuple[bytes, bytes]:
+            if self._is_live(current):
+                raise KeyExistsError(f"{self.name}: the key {key!r} is taken", key=key)
+            return value, value
+
+        await self._operate(slot, key, decide)
+        set_all(self._ephemeral, key, fresh)
+
+    async def update(self, key: Key, /, **changes: Any) -> None:
+        """Set some fields of a stored record, atomically. Its deadline stays.
+
+        Raises:
+            KeyNotFoundError: there is no record.
+            ValidationError: a field is unknown, the key, computed, or its value is wrong.
+        """
+        self._check_loop()
+        changed = frozenset(changes)
+
+        def change(record: R) -> None:
+            self._codec.set_fields(record, changes)
+
+        await self._rewrite(key, change, lambda record: self._codec.encode_changed(record, changed))
+
+    async def modify(self, key: Key, change: Callable[[R], object], /) -> None:
+        """Let a function change a stored record, atomically: no other write comes between its read and its write.
+
+        Args:
+            key: The record's key.
+            change: Called with a record of its own; what it returns is ignored. It must not await, nor change the key.
+                What it raises goes to the caller, and nothing is written.
+
+        Raises:
+            KeyNotFoundError: there is no record.
+            ValidationError: what the function left is wrong.
+        """
+        self._check_loop()
+        await self._rewrite(key, change, self._encode)
+
+    async def append(self, key: Key, field: str, item: Any, /) -> None:
+        """Append an item to a `Temporal` series of a stored record, atomically.
+
+        Raises:
+            KeyNotFoundError: there is no record.
+            ValidationError: the field is no series, or the item is wrong.
+        """
+        self._check_loop()
+        plan = self._codec.plan
+        if field not in plan.fields:
+            raise plan.unknown_field(field)
+        series = next((series for series in plan.temporal_fields if series.name == field), None)
+        if series is None:
+            raise ValidationError(f"{self.record_type.__name__}.{field}: is no Temporal series", field=field)
+        time = series.time
+
+        def change(record: R) -> None:
+            items = getattr(record, field)
+            items.append(item)
+            if time is not None and len(items) > 1 and getattr(item, time, 0) < getattr(items[-2], time):
+                items.sort(key=lambda i: getattr(i, time))
+
+        await self._rewrite(key, change, lambda record: self._codec.encode_changed(record, frozenset((field,))))
+
+    async def delete(self, key: Key) -> bool:
+        """Delete a record; return whether there was one."""
+        self._check_loop()
+        slot, hot = self._route(key)
+        existed = False
+
+        def decide(current: bytes) -> tuple[bytes, bytes] | None:
+            nonlocal existed
+            existed = self._is_live(current)
+            return (TOMBSTONE, tombstone(self._codec.tag, hot)) if current else None
+
+        await self._operate(slot, hot, decide)
+        for field in self._ephemeral:
+            field.set(hot, None)
+        return existed
+
+    # Many records in
+
+    async def put_many(self, records: Iterable[R], *, ttl: TTL | None = None) -> int:
+        """Store records as one batch; return how many.
+
+        The batch is atomic within a shard, not across shards: after a crash each shard has all of its part or none.
+        All records are checked before any is written. Of two with one key the later wins.
+
+        Raises:
+            ValidationError: a record is wrong; nothing was written.
+            LimitError: the part of one shard is larger than 64 MiB; nothing was written. Split the batch.
+            OutcomeUnknownError, DiskFullError: as for `put`; other shards' parts may have been written.
+        """
+        self._check_loop()
+        encode = self._encode
+        parts: dict[Shard, list[Write]] = {}
+        fresh: list[tuple[HotKey, list[bytes | None]]] = []
+        encoded: list[tuple[int, HotKey, bytes]] = []
+        n_next = _YIELD_CHUNK
+        for record in records:
+            if self._ephemeral:
+                values = encode_all(self._ephemeral, record)
+                encoded.append(encode(record))
+                fresh.append((encoded[-1][1], values))
+            else:
+                encoded.append(encode(record))
+            if len(encoded) == n_next:
+                n_next += _YIELD_CHUNK
+                await asyncio.sleep(0)
+        deadline = self._deadline(ttl)
+        tiers, shards = self._slots.tiers, self._slots.shards
+        for slot, key, plain in encoded:
+            value = plain if deadline is None else with_deadline(plain, deadline)
+            write = Write(tiers[slot], slot, key, value, value)  # type: ignore[arg-type]
+            part = parts.get(shards[slot])  # type: ignore[arg-type]
+            if part is None:
+                parts[self._writable(slot)] = [write]
+            else:
+                part.append(write)
+        await self._write_parts(parts)
+        for key, values in fresh:
+            set_all(self._ephemeral, key, values)
+        return len(encoded)
+
+    async def delete_many(self, keys: Iterable[Key]) -> int:
+        """Delete records; return how many there were. Atomic key by key."""
+        n = 0
+        for key in keys:
+            n += await self.delete(key)
+        return n
+
+    # Records out
+
+    async def get(self, key: Key) -> R | None:
+        """Return the record under a key, or None. It is the caller's own.
+
+        Raises:
+            ValidationError: the key has the wrong type.
+            CorruptionError: the record's bytes on disk are damaged.
+
+        Cost:
+            In memory: no wait. On disk: two reads at most, and a thread hop only where they would block.
+        """
+        if get_running_loop() is not self._loop:
+            self._check_loop()
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            self._reads_left = _YIELD_READS
+            await asyncio.sleep(0)
+        slot, hot = self._route(key)
+        reader = self._readers[slot]
+        value: bytes | None
+        if reader is not None:
+            young, clean = reader
+            value = young.get(hot)
+            if value is None:
+                value = clean.get(hot)
+            if value is None:
+                value = await self._load(slot, hot)
+        else:
+            value = await self._load(slot, hot)
+        if not value:
+            return None
+        if value[0] == DEADLINE_BYTE:
+            if deadline_of(value) <= self._now_ms():
+                return None
+            record = self._decoded(value[DEADLINE_BYTES:])
+        elif self._cache_mask >= 0:
+            i = hash(hot) & self._cache_mask
+            if self._cached_values[i] is value:
+                cached = self._cached_records[i]
+                if cached is None:
+                    cached = self._cached_records[i] = self._decoded(value)
+                record = self._copy(cached)  # type: ignore[misc]
+            else:
+                self._cached_values[i] = value
+                self._cached_records[i] = None
+                try:
+                    record = self._decode(value)
+                except msgspec.DecodeError:
+                    record = self._decoded(value)
+        else:
+            record = self._decoded(value)
+        for field in self._ephemeral:
+            field.fill(hot, record)
+        return record
+
+    async def get_with_version(self, key: Key) -> tuple[R | None, int]:
+        """Return the record under a key and its version; (None, 0) if there is none.
+
+        The version is the xxh3-128 of the stored bytes: equal versions mean equal records, also after a restart.
+        Ephemeral fields have no part in it.
+        """
+        self._check_loop()
+        slot, hot = self._route(key)
+        value = await self._load(slot, hot)
+        if not self._is_live(value):
+            return None, 0
+        record = self._decoded(value[DEADLINE_BYTES:] if has_deadline(value) else value)
+        for field in self._ephemeral:
+            field.fill(hot, record)
+        return record, xxh3_128_intdigest(value)
+
+    async def get_many(self, keys: Iterable[Key], *, fields: Sequence[str] | None = None) -> list[R | None]:
+        """Return the records under keys, in their order; None for the absent ones.
+
+        Args:
+            keys: The keys.
+            fields: Read only these fields, and the key. The results then have just these attributes; they are no
+                records and cannot be put.
+
+        Raises:
+            ValidationError: a key has the wrong type, or a field is unknown.
+        """
+        self._check_loop()
+        routed = self._codec.routes(keys)
+        decode = self._decoded if fields is None else self._projection(tuple(fields))
+        filled = self._ephemeral if fields is None else [f for f in self._ephemeral if f.name in fields]
+        found: list[R | None] = []
+        for start in range(0, len(routed), _YIELD_CHUNK):
+            part = routed[start : start + _YIELD_CHUNK]
+            values = self._values(part)
+            if None in values:
+                await self._load_missing(part, values)
+            now_ms = self._now_ms()
+            for value in values:
+                if not value:
+                    found.append(None)
+                elif value[0] != DEADLINE_BYTE:
+                    found.append(decode(value))
+                else:
+                    found.append(decode(value[DEADLINE_BYTES:]) if deadline_of(value) > now_ms else None)
+            for field in filled:
+                for (_, hot), record in zip(part, found[start:], strict=True):
+                    if record is not None:
+                        field.fill(hot, record)
+            if start + _YIELD_CHUNK < len(routed):
+                await asyncio.sleep(0)
+        return found
+
+    async def contains(self, key: Key) -> bool:
+        """Return whether there is a record under a key."""
+        self._check_loop()
+        return self._is_live(await self._load(*self._route(key)))
+
+    async def count(self) -> int:
+        """Return how many records there are.
+
+        Cost:
+            A look at every key written since the last checkpoint; a scan where records have deadlines.
+        """
+        self._check_loop()
+        return await count_live(self._all_tiers(), self._context)
+
+    async def scan(
+        self,
+        start: Key | None = None,
+        stop: Key | None = None,
+        *,
+        prefix: str | bytes | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        snapshot: bool = False,  # noqa: ARG002 - every scan of one process is one cut already
+        fields: Sequence[str] | None = None,
+    ) -> AsyncIterator[R]:
+        """Yield records in key order.
+
+        Args:
+            start: First key, included.
+            stop: The key after the last, excluded.
+            prefix: Only keys that begin with this; for str and bytes keys.
+            limit: Yield at most this many.
+            reverse: In descending order.
+            snapshot: One cut over all shards, as of the first record. In one process every scan is.
+            fields: As for `get_many`.
+
+        Raises:
+            ValidationError: a bound has the wrong type, or contradicts ``prefix``.
+        """
+        self._check_loop()
+        bounds = ScanBounds.of(self._codec, start, stop, prefix, limit)
+        decode = self._decoded if fields is None else self._projection(tuple(fields))
+        filled = self._ephemeral if fields is None else [f for f in self._ephemeral if f.name in fields]
+        found = scan_records(self._all_tiers(), bounds, self._context, self._codec, decode, reverse=reverse)
+        try:
+            async for records in found:
+                for record in records:
+                    for field in filled:
+                        field.fill(self._route(getattr(record, self._codec.plan.key_field))[1], record)
+                    yield record
+        finally:
+            await found.aclose()
+
+    def column(self, name: str) -> Column:
+        """Return the column of a `Gpu` field, for lookups in batches. Not a coroutine.
+
+        Raises:
+            ValidationError: the field is unknown, or no `Gpu` field.
+        """
+        if name not in self._codec.plan.fields:
+            raise self._codec.plan.unknown_field(name)
+        if self._gpu is None or all(field.name != name for field in self._codec.plan.gpu_fields):
+            raise ValidationError(f"{self.record_type.__name__}.{name}: is no Gpu field", field=name)
+        return Column(name, self._gpu, self._check_loop)
+
+    # The long ways
+
+    def _check_loop(self) -> None:
+        self._context.check(get_running_loop)
+
+    def _tier(self, slot: int) -> HotTier:
+        tier = self._slots.tiers[slot]
+        assert tier is not None
+        return tier
+
+    def _shard(self, slot: int) -> Shard:
+        self._context.check(get_running_loop)
+        shard = self._slots.shards[slot]
+        assert shard is not None
+        return shard
+
+    def _all_tiers(self) -> list[HotTier]:
+        seen: dict[int, HotTier] = {}
+        for tier in self._slots.tiers:
+            if tier is not None:
+                seen[id(tier)] = tier
+        return list(seen.values())
+
+    def _now_ms(self) -> int:
+        return int(self._context.clock.wall() * 1000)
+
+    def _deadline(self, ttl: TTL | None) -> int | None:
+        if ttl is None:
+            ttl_s = self._ttl_s
+        else:
+            try:
+                ttl_s = parse_seconds(ttl)
+            except (ValueError, TypeError) as e:
+                raise ValidationError(f"ttl={ttl!r}: {e}", field="ttl") from e
+        if ttl_s is None:
+            return None
+        return -int(-(self._context.clock.wall() + ttl_s) * 1000 // 1)
+
+    def _with_ttl(self, value: bytes, ttl: TTL | None) -> bytes:
+        deadline = self._deadline(ttl)
+        return value if deadline is None else with_deadline(value, deadline)
+
+    def _is_live(self, value: bytes) -> bool:
+        return bool(value) and not (has_deadline(value) and deadline_of(value) <= self._now_ms())
+
+    def _decoded(self, value: bytes | memoryview) -> R:
+        try:
+            return self._decode(value)
+        except msgspec.DecodeError as e:
+            decoder = self._decoders.get(msgspec.msgpack.decode(value)[0])
+            if decoder is None:
+                raise WarpstoreError(f"{self.name}: a stored record cannot be read: {e}") from e
+            return decoder(value)
+
+    def _projection(self, fields: tuple[str, ...]) -> Callable[[bytes], Any]:
+        project = self._codec.project(fields)
+
+        def decode(value: bytes) -> Any:
+            try:
+                return project(value)
+            except msgspec.DecodeError:
+                return project(self._encode(self._decoded(value))[2])
+
+        return decode
+
+    def _values(self, routed: Sequence[tuple[int, HotKey]]) -> list[bytes | None]:
+        """Return what memory holds for each key; None where only the checkpoint can tell."""
+        readers, tiers = self._readers, self._slots.tiers
+        values: list[bytes | None] = []
+        for slot, hot in routed:
+            reader = readers[slot]
+            if reader is None:
+                self._readable(slot)
+                values.append(tiers[slot].in_memory(slot, hot))  # type: ignore[union-attr]
+                continue
+            young, clean = reader
+            value = young.get(hot)
+            values.append(clean.get(hot) if value is None else value)
+        return values
+
+    def _readable(self, slot: int) -> Shard:
+        shard = self._shard(slot)
+        if not shard.is_alive and self._context.read_only is None:
+            raise shard.ended_error(shard.reason or "shutdown", in_hand=False)
+        return shard
+
+    def _writable(self, slot: int) -> Shard:
+        shard = self._shard(slot)
+        if self._context.read_only is not None:
+            raise self._context.read_only.with_traceback(None)
+        if not shard.is_alive:
+            raise shard.ended_error(shard.reason or "shutdown", in_hand=False)
+        return shard
+
+    async def _load_missing(self, routed: Sequence[tuple[int, HotKey]], values: list[bytes | None]) -> None:
+        """Fill in what memory did not hold: from the page cache here, the rest with one thread hop."""
+        missing: list[tuple[int, int, HotKey]] = []
+        for i, (slot, hot) in enumerate(routed):
+            if values[i] is None:
+                value = self._tier(slot).current(slot, hot)
+                if isinstance(value, WouldBlock):
+                    missing.append((i, slot, hot))
+                else:
+                    values[i] = value
+        if missing:
+            await self._context.load([(self._tier(slot), slot, hot) for _, slot, hot in missing])
+            for i, slot, hot in missing:
+                values[i] = await self._load(slot, hot)
+
+    async def _load(self, slot: int, hot: HotKey) -> bytes:
+        """Return the newest value, `TOMBSTONE` if there is none, from memory or from disk."""
+        while True:
+            self._readable(slot)
+            tier = self._tier(slot)
+            value = tier.current(slot, hot)
+            if not isinstance(value, WouldBlock):
+                return value
+            await self._context.load([(tier, slot, hot)])
+
+    async def _write(self, write: Write) -> None:
+        shard = self._writable(write.slot)
+        if shard.durable:
+            size = len(write.value)
+            try:
+                done = shard.mailbox.post(write, size)
+            except OverloadedError:
+                done = await shard.mailbox.post_when_room(write, size)
+            await done
+            return
+        while not shard.is_open:
+            await shard.room()
+            shard = self._writable(write.slot)
+        shard.write_now(Write(self._tier(write.slot), *write[1:]))
+        if not len(shard.pending) % _YIELD_WRITES or len(write.value) > _YIELD_BYTES:
+            await asyncio.sleep(0)
+
+    async def _write_parts(self, parts: dict[Shard, list[Write]]) -> None:
+        for shard, part in parts.items():
+            n_bytes = sum([len(write[4]) for write in part])
+            if n_bytes > BATCH_BYTES_MAX:
+                raise LimitError(
+                    f"{self.name}: {len(part)} records of one batch for {shard.name} have {n_bytes} bytes, the limit is"
+                    f" {BATCH_BYTES_MAX}; split the batch"
+                )
+        if self._durable:
+            waits = []
+            for shard, part in parts.items():
+                n_bytes = sum([len(write[4]) for write in part])
+                waits.append(await shard.mailbox.post_when_room(part, min(n_bytes, shard.mailbox.bytes_max)))
+            for done in waits:
+                await done
+            return
+        for shard, part in parts.items():
+            if not shard.is_open:
+                await shard.room()
+            shard.write_all_now(part)
+        await asyncio.sleep(0)
+
+    async def _operate(self, slot: int, key: HotKey, decide: Callable[[bytes], tuple[bytes, bytes] | None]) -> None:
+        """Run a conditional write where the order of writes is decided, loading the record first if it is on disk."""
+        while True:
+            shard = self._writable(slot)
+            operation = Operation(self._tier(slot), slot, key, decide)
+            if shard.durable:
+                await (await shard.mailbox.post_when_room(operation))
+                if operation.error is not None:
+                    raise operation.error
+            else:
+                if not shard.is_open:
+                    await shard.room()
+                    continue
+                shard.operate_now(operation)
+                self._reads_left -= 8
+                if self._reads_left < 0:
+                    self._reads_left = _YIELD_READS
+                    await asyncio.sleep(0)
+            if not operation.must_load:
+                return
+            await self._context.load([(operation.tier, slot, key)])
+
+    async def _rewrite(
+        self, key: Key, change: Callable[[R], object], encode: Callable[[R], tuple[int, HotKey, bytes]]
+    ) -> None:
+        slot, hot = self._route(key)
+        fresh: list[bytes | None] = []
+
+        def decide(current: bytes) -> tuple[bytes, bytes]:
+            nonlocal fresh
+            if not self._is_live(current):
+                raise KeyNotFoundError(f"{self.name}: there is no record under {key!r}", key=key)
+            deadline = deadline_of(current) if has_deadline(current) else None
+            record = self._decoded(current if deadline is None else current[DEADLINE_BYTES:])
+            for field in self._ephemeral:
+                field.fill(hot, record)
+            change(record)
+            if self._ephemeral:
+                fresh = encode_all(self._ephemeral, record)
+            _, changed_key, value = encode(record)
+            if changed_key != hot:
+                self._refuse_new_key()
+            if deadline is not None:
+                value = with_deadline(value, deadline)
+            return value, value
+
+        await self._operate(slot, hot, decide)
+        if self._ephemeral:
+            set_all(self._ephemeral, hot, fresh)
+
+    def _refuse_new_key(self) -> NoReturn:
+        name = self._codec.plan.key_field
+        message = (
+            f"{self.record_type.__name__}.{name}: is the key and may not change; delete the record and put a new one"
+        )
+        raise ValidationError(message, field=name)
+
+    def _versioned(self, key: HotKey, value: bytes, if_version: int) -> Callable[[bytes], tuple[bytes, bytes]]:
+        def decide(current: bytes) -> tuple[bytes, bytes]:
+            version = xxh3_128_intdigest(current) if self._is_live(current) else 0
+            if version != if_version:
+                raise VersionConflictError(f"{self.name}: the record under {key!r} has another version", key=key)
+            return value, value
+
+        return decide
+
+    def _close(self) -> None:
+        for field in self._ephemeral:
+            field.close()
+        self._cached_values = [None] * len(self._cached_values)
+        self._cached_records = [None] * len(self._cached_records)
