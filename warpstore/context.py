@@ -6,6 +6,7 @@ import asyncio
 import os
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpu_kernels import NumpyBackend
@@ -14,7 +15,7 @@ from warpstore.clock import Clock
 from warpstore.codec import Codec
 from warpstore.config import Config
 from warpstore.environment import Environment, Runner
-from warpstore.errors import ForkedError, WarpstoreError, WrongThreadError
+from warpstore.errors import WRONG_THREAD, ClosedStoreError, ForkedError, WarpstoreError, WrongThreadError
 from warpstore.gpu_tier import GpuTier
 from warpstore.hot_tier import HotTier, Snapshot
 from warpstore.keys import HotKey, key_hash
@@ -36,6 +37,7 @@ class StoreContext:
     Attributes:
         path: The store's folder.
         loop: The loop it belongs to.
+        thread: The thread of that loop.
         config: Its settings.
         files: The file system.
         clock: Monotonic and wall time.
@@ -52,6 +54,7 @@ class StoreContext:
     ) -> None:
         self.path = path
         self.loop = loop
+        self.thread = get_ident()
         self.config = config
         self.environment = environment
         self.files: FileSystem = environment.files
@@ -72,23 +75,18 @@ class StoreContext:
 
     # What every call asks first
 
-    def check(self, running_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    def check(self) -> None:
         """Raise if a call may not be served.
 
         Raises:
             ClosedStoreError, ForkedError: the store is gone for this process.
-            WrongThreadError: the call comes from another loop or thread.
+            WrongThreadError: the call comes from another thread. (Another loop of the same thread is noticed where
+                something is scheduled: asking for the running loop costs a system call each time.)
         """
         if self.closed is not None:
             raise self.closed.with_traceback(None)
-        try:
-            here = running_loop()
-        except RuntimeError:
-            here = None
-        if here is not self.loop:
-            raise WrongThreadError(
-                "the store belongs to the event loop that opened it; use ws.open_sync for other threads"
-            )
+        if get_ident() != self.thread:
+            raise WrongThreadError(WRONG_THREAD)
 
     def close_ways(self, error: WarpstoreError) -> None:
         """Let no call in any more; they raise ``error``."""

@@ -39,7 +39,8 @@ class EphemeralField:
 
     def set(self, key: HotKey, encoded: bytes | None) -> None:
         """Set a key's value, or drop it for None, which stands for the field's default."""
-        self._entries.pop(key, None)  # so that the new entry goes to the end
+        if self._entries:
+            self._entries.pop(key, None)  # so that the new entry goes to the end
         if encoded is not None:
             ttl_s = self.codec.ttl_s
             deadline = _FOREVER if ttl_s is None else self._clock.monotonic() + ttl_s

@@ -127,6 +127,9 @@ class WrongThreadError(UsageError):
     """An asynchronous table was used outside the event loop that opened it."""
 
 
+WRONG_THREAD = "the store belongs to the event loop that opened it; use ws.open_sync for other threads"
+
+
 class ForkedError(UsageError):
     """A store was used in a forked child; the parent keeps it."""
 

@@ -21,6 +21,8 @@ from warpstore.generated import compile_source, one_row
 from warpstore.plan import Plan
 from warpstore.schema import Schema
 
+Reader = Callable[[bytes | memoryview], Any]
+
 
 def reader(plan: Plan[Any], tag: int, schema: Schema) -> Callable[[bytes | memoryview], Any]:
     """Return a function from an array that ``schema`` wrote under the id ``tag`` to a record.
@@ -55,6 +57,18 @@ def reader(plan: Plan[Any], tag: int, schema: Schema) -> Callable[[bytes | memor
     text = "\n".join(["def decode(b):", *indented([*lines, "return x"])])
     (decode,) = compile_source(source, f"{plan.record_type.__name__} decode", [text], ["decode"])
     return decode
+
+
+def bare_readers(plan: Plan[Any], tag: int) -> tuple[Reader, Reader] | None:
+    """Return the decoder behind `reader`, and one for a MessagePack array of such arrays.
+
+    Their results need only the record type as their class. None if they need more.
+    """
+    sibling = _sibling(plan, tag, plan.schema)
+    if not _same_layout(plan, sibling) or "__post_init__" in dir(plan.record_type):
+        return None
+    many: Any = list[sibling]  # type: ignore[valid-type]
+    return msgspec.msgpack.Decoder(sibling).decode, msgspec.msgpack.Decoder(many).decode
 
 
 def _new_names(plan: Plan[Any], schema: Schema) -> list[str | None]:

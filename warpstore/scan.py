@@ -10,12 +10,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from warpstore.checkpoint import CheckpointTable, WouldBlock
+import msgspec
+
+from warpstore.checkpoint import Block, CheckpointTable, WouldBlock
 from warpstore.errors import ValidationError
 from warpstore.hot_tier import HotTier, Snapshot
 from warpstore.keys import HotKey, key_hash, slot_of
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from warpstore.context import StoreContext
 
 KEYS_PER_RANGE = 512
-READY_MIN = 32
+READY_MIN = 16
+CHUNK_MAX = 256
+BLOCKS_PER_READ = 8
 RECORDS_PER_PAUSE = 1_024
 COUNTED_PER_PAUSE = 4_096
 _HIGHEST = "\U0010ffff"
@@ -70,7 +74,7 @@ def _bound(codec: Codec[Any], name: str, value: Any) -> HotKey | None:
 
 def as_hot(key: Any) -> HotKey | None:
     """Return a key as the hot tier holds it."""
-    return key.bytes if isinstance(key, UUID) else key  # type: ignore[no-any-return]
+    return key.bytes if isinstance(key, UUID) else key
 
 
 def after_prefix(prefix: str | bytes) -> HotKey | None:
@@ -102,8 +106,10 @@ class _Part:
         self.done = False
         self.snapshot = snapshot
         self._scan = scan
-        self._blocks: list[int] | None = None  # still to be read, the next one last
-        self._last_block = -1
+        self._numbers: range | None = None  # the blocks to read; None without a checkpoint
+        self._next = 0
+        self._ahead: list[Block] = []  # blocks read, in the order of the scan
+        self._rows: tuple[Block, int, int] | None = None  # what is left of a block that nothing newer overlays
         self._edge = scan.bounds.stop if scan.reverse else scan.bounds.start
 
     async def open(self) -> None:
@@ -113,55 +119,96 @@ class _Part:
         if cold is not None and cold.n_records:
             if not cold.roots_loaded:
                 await scan.context.run(lambda: cold.block_numbers(None, None))
-            numbers = cold.block_numbers(scan.bounds.start, scan.bounds.stop)
-            self._blocks = list(numbers if scan.reverse else reversed(numbers))
-            self._first_block, self._last_block = numbers.start, numbers.stop - 1
+            self._numbers = cold.block_numbers(scan.bounds.start, scan.bounds.stop)
 
-    async def fill(self) -> None:
-        """Make the next range ready."""
-        if self._blocks is None:
+    async def fill(self, wanted: int) -> None:
+        """Make more records ready: about ``wanted``, at least one range."""
+        if self._numbers is None:
             rows = self._next_in_memory()
-        elif self._blocks:
-            rows = await self._next_block(self._blocks.pop())
+        elif self._rows is not None:
+            rows = self._next_rows(wanted)
+        elif self._next < len(self._numbers):
+            rows = await self._next_block(wanted)
         else:
             rows = self._between(self._scan.bounds.start, self._scan.bounds.stop)
             self.done = True
         self.records += rows
         self.keys += map(self._scan.key_of_record, rows)
+        if self._rows is not None:
+            self.reach = self.keys[-1]
 
-    async def _next_block(self, number: int) -> list[Any]:
-        scan, cold = self._scan, self.snapshot.cold
+    async def _next_block(self, wanted: int) -> list[Any]:
+        scan, cold, numbers = self._scan, self.snapshot.cold, self._numbers
         assert cold is not None
-        payloads = cold.read_block(number, blocking=False)
-        if isinstance(payloads, WouldBlock):
-            payloads = await scan.context.run(lambda: cold.read_block(number, blocking=True))
-        assert not isinstance(payloads, WouldBlock)
-        first, last = number == self._first_block, number == self._last_block
+        assert numbers is not None
+        if not self._ahead:
+            await self._read_ahead(wanted)
+        number = numbers[-1 - self._next] if scan.reverse else numbers[self._next]
+        block = self._ahead.pop(0)
+        self._next += 1
+        first, last = number == numbers[0], number == numbers[-1]
         low = scan.bounds.start if first else cold.first_key(number)
         high = scan.bounds.stop if last else cold.first_key(number + 1)
         self.done = first if scan.reverse else last
         self.reach = scan.as_key(low if scan.reverse else high)
+        start = 0 if not first or low is None else block.first_not_before(low)
+        stop = len(block) if not last or high is None else block.first_not_before(high)
         newer = self._newer(low, high)
-        if newer or first or last:
-            rows = {split_payload(payload)[1]: payload for payload in payloads}
-            if first and low is not None:
-                rows = {key: value for key, value in rows.items() if key >= low}
-            if last and high is not None:
-                rows = {key: value for key, value in rows.items() if key < high}
-            if newer:
-                rows.update(newer)
-                payloads = [rows[key] for key in sorted(rows)]
-            else:
-                payloads = list(rows.values())
+        if newer:
+            rows = {split_payload(payload)[1]: payload for payload in map(block.payload, range(start, stop))}
+            rows.update(newer)
+            return scan.decoded([rows[key] for key in sorted(rows, reverse=scan.reverse)])
+        if start < stop:
+            self._rows = (block, start, stop)
+            self.done = False
+            return self._next_rows(wanted)
+        return []
+
+    def _next_rows(self, wanted: int) -> list[Any]:
+        """Decode some more of a block that nothing newer overlays."""
+        assert self._rows is not None
+        scan = self._scan
+        block, start, stop = self._rows
         if scan.reverse:
-            payloads.reverse()
-        return scan.decoded(payloads)
+            first, last = max(start, stop - wanted), stop
+            self._rows = (block, start, first) if first > start else None
+        else:
+            first, last = start, min(stop, start + wanted)
+            self._rows = (block, last, stop) if last < stop else None
+        if self._rows is None:
+            self._finish_block()
+        return scan.decoded_rows(block, first, last)
+
+    def _finish_block(self) -> None:
+        scan, cold, numbers = self._scan, self.snapshot.cold, self._numbers
+        assert cold is not None
+        assert numbers is not None
+        self.done = self._next == len(numbers)
+        if not self.done:
+            number = numbers[-self._next] if scan.reverse else numbers[self._next]
+            self.reach = scan.as_key(cold.first_key(number))
+        else:
+            self.reach = None
+
+    async def _read_ahead(self, wanted: int) -> None:
+        """Read the next blocks: as many as the records wanted will fill, and at most `BLOCKS_PER_READ`."""
+        scan, cold, numbers = self._scan, self.snapshot.cold, self._numbers
+        assert cold is not None
+        assert numbers is not None
+        n = max(1, min(BLOCKS_PER_READ, len(numbers) - self._next, round(wanted * cold.n_blocks / cold.n_records)))
+        first = numbers[-self._next - n] if scan.reverse else numbers[self._next]
+        blocks = cold.read_blocks(first, n, blocking=False)
+        if isinstance(blocks, WouldBlock):
+            blocks = await scan.context.run(lambda: cold.read_blocks(first, n, blocking=True))
+        assert not isinstance(blocks, WouldBlock)
+        self._ahead = blocks[::-1] if scan.reverse else blocks
 
     def _next_in_memory(self) -> list[Any]:
         """Return the next `KEYS_PER_RANGE` keys of a shard without a checkpoint, or a few more."""
         scan = self._scan
         orders = [generation.order for generation in self.snapshot.generations]
         low, high = (scan.bounds.start, self._edge) if scan.reverse else (self._edge, scan.bounds.stop)
+        edge: Any
         if scan.reverse:
             heads = [order.last(KEYS_PER_RANGE, low, high) for order in orders]
             edge = max((keys[0] for keys in heads if len(keys) == KEYS_PER_RANGE), default=None)
@@ -175,12 +222,11 @@ class _Part:
 
     def _between(self, low: HotKey | None, high: HotKey | None) -> list[Any]:
         rows = self._newer(low, high)
-        values = [rows[key] for key in sorted(rows, reverse=self._scan.reverse)]
-        return self._scan.decoded(values)
+        return self._scan.decoded([rows[key] for key in sorted(rows, reverse=self._scan.reverse)])
 
-    def _newer(self, low: HotKey | None, high: HotKey | None) -> dict[HotKey, bytes]:
+    def _newer(self, low: HotKey | None, high: HotKey | None) -> dict[Any, bytes]:
         """Return what was written since the checkpoint with low <= key < high, tombstones included."""
-        newer: dict[HotKey, bytes] = {}
+        newer: dict[Any, bytes] = {}
         first = self.snapshot.tier.first_slot
         for generation in reversed(self.snapshot.generations):
             dicts = generation.dicts
@@ -207,7 +253,8 @@ class _Scan:
         bounds: ScanBounds,
         context: StoreContext,
         codec: Codec[Any],
-        decode: Callable[[bytes], Any],
+        whole: Callable[[bytes], Any],
+        decode: Callable[[bytes], Any] | None,
         *,
         reverse: bool,
     ) -> None:
@@ -215,12 +262,25 @@ class _Scan:
         self.context = context
         self.reverse = reverse
         self.key_of_record = attrgetter(codec.plan.key_field)
-        self._decode = decode
+        self._decode = decode if decode is not None else whole
+        self._decode_many = codec.decode_many if decode is None else None
         self._is_uuid = codec.plan.key_kind == "uuid"
 
     def as_key(self, key: HotKey | None) -> Any:
         """Return a hot key as records have it."""
         return UUID(bytes=key) if self._is_uuid and isinstance(key, bytes) else key
+
+    def decoded_rows(self, block: Block, start: int, stop: int) -> list[Any]:
+        """Return the live records of some payloads of a block, decoded in one call if they are all ordinary."""
+        if self._decode_many is not None:
+            try:
+                records = self._decode_many(block.payloads(start, stop), stop - start)
+            except msgspec.DecodeError:
+                pass  # deadlines or older schemas among them
+            else:
+                return records[::-1] if self.reverse else records
+        values = [block.payload(i) for i in range(start, stop)]
+        return self.decoded(values[::-1] if self.reverse else values)
 
     def decoded(self, values: list[bytes]) -> list[Any]:
         """Return the records of the values that are live now."""
@@ -245,29 +305,41 @@ async def scan_records(
     bounds: ScanBounds,
     context: StoreContext,
     codec: Codec[Any],
-    decode: Callable[[bytes], Any],
+    whole: Callable[[bytes], Any],
+    part: Callable[[bytes], Any] | None,
     *,
     reverse: bool,
 ) -> AsyncGenerator[list[Any], None]:
-    """Yield lists of records in key order, as of the moment of the first."""
+    """Yield lists of records in key order, as of the moment of the first.
+
+    Args:
+        tiers: The table's hot tiers.
+        bounds: What to cover.
+        context: The store's.
+        codec: The table's.
+        whole: Decodes a value to a record.
+        part: Decodes a value to some of its fields; None for whole records.
+        reverse: In descending order.
+    """
     left = bounds.limit
     if left == 0:
         return
-    scan = _Scan(bounds, context, codec, decode, reverse=reverse)
+    scan = _Scan(bounds, context, codec, whole, part, reverse=reverse)
     parts = [_Part(tier.snapshot(), scan) for tier in tiers]
     try:
-        for part in parts:
-            await part.open()
+        for some in parts:
+            await some.open()
         n_since_pause = 0
-        while parts:
-            for part in parts:
-                while not part.done and len(part.keys) < READY_MIN:
-                    await part.fill()
-            reaches = [part.reach for part in parts if not part.done]
+        while True:
+            wanted = CHUNK_MAX if left is None else max(READY_MIN, min(CHUNK_MAX, left // len(parts) + 1))
+            for some in parts:
+                while not some.done and len(some.keys) < READY_MIN:
+                    await some.fill(wanted)
+            reaches = [some.reach for some in parts if not some.done]
             bound = (max if reverse else min)(reaches) if reaches else None
-            taken = [part.take(bound) for part in parts]
-            records = [record for some in taken for record in some]
-            if sum(map(bool, taken)) > 1:
+            runs = [run for some in parts if (run := some.take(bound))]
+            records = runs[0] if len(runs) == 1 else list(chain.from_iterable(runs))
+            if len(runs) > 1:
                 records.sort(key=scan.key_of_record, reverse=reverse)
             if left is not None:
                 records = records[:left]
@@ -281,8 +353,8 @@ async def scan_records(
                 n_since_pause = 0
                 await context.pause()
     finally:
-        for part in parts:
-            part.snapshot.release()
+        for some in parts:
+            some.snapshot.release()
 
 
 async def count_live(tiers: Sequence[HotTier], context: StoreContext) -> int:

@@ -17,24 +17,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from wal import Lane, Stream, WalError
 from warpstore.actor import UNDER_WAY, Actor, Call, Reason
 from warpstore.checkpoint import Checkpoint, WouldBlock
-from warpstore.errors import DiskFullError, OutcomeUnknownError, ShardUnavailableError
+from warpstore.errors import (
+    WRONG_THREAD,
+    DiskFullError,
+    OutcomeUnknownError,
+    ShardUnavailableError,
+    WrongThreadError,
+)
 from warpstore.hot_tier import HotTier
 from warpstore.keys import HotKey
 
-
-class Write(NamedTuple):
-    """One decided write: the hot tier's value, and the payload for the log where that differs."""
-
-    tier: HotTier
-    slot: int
-    key: HotKey
-    value: bytes
-    payload: bytes
+Write = tuple[HotTier, int, HotKey, bytes, bytes]
+"""One decided write: the tier, the slot, the hot key, the hot tier's value, and the payload for the log. A plain tuple,
+because making a named one costs as much as the rest of posting it."""
 
 
 class Operation:
@@ -188,6 +188,8 @@ class Shard(Actor[Message, None]):
 
     def ask(self) -> None:
         """Have ``pending`` written when the loop turns. Call it before the first append."""
+        if asyncio.get_running_loop() is not self.loop:
+            raise WrongThreadError(WRONG_THREAD)
         if self._lane is not None and self.stream is not None:
             self._lane.request_turn(self.stream)
         else:
@@ -195,18 +197,21 @@ class Shard(Actor[Message, None]):
 
     def write_now(self, write: Write) -> None:
         """Apply one relaxed write; ``is_open`` must hold."""
+        tier, slot, key, value, payload = write
         if not self.pending:
             self.ask()
-        write.tier.put(write.slot, write.key, write.value)
-        self.pending.append(write.payload)
+        tier.put(slot, key, value)
+        self.pending.append(payload)
 
-    def write_all_now(self, writes: list[Write]) -> None:
-        """Apply a relaxed batch: one group of the log, if it does not share it with small writes before it."""
+    def write_all_now(self, table: int, items: list[tuple[int, HotKey, bytes]]) -> None:
+        """Apply a relaxed batch of (slot, key, value) to one table; ``is_open`` must hold."""
         if not self.pending:
             self.ask()
-        self.pending.extend([write.payload for write in writes])
-        for tier, slot, key, value, _ in writes:
-            tier.put(slot, key, value)
+        tier = self.tiers[table]
+        dicts, first = tier.young.dicts, tier.first_slot
+        self.pending.extend([value for _, _, value in items])
+        for slot, key, value in items:
+            dicts[slot - first][key] = value
 
     def operate_now(self, operation: Operation) -> None:
         """Decide and apply a relaxed conditional write.
@@ -220,7 +225,7 @@ class Shard(Actor[Message, None]):
             return
         decided = operation.decide(current)
         if decided is not None:
-            self.write_now(Write(operation.tier, operation.slot, operation.key, *decided))
+            self.write_now((operation.tier, operation.slot, operation.key, *decided))
 
     # Durable writes
 
@@ -241,7 +246,7 @@ class Shard(Actor[Message, None]):
     def handle_batch(self, messages: list[Message | Call[Message, None]]) -> Awaitable[None] | None:
         writes: list[Write] = []
         for message in messages:
-            if type(message) is Write:
+            if type(message) is tuple:
                 writes.append(message)
             elif type(message) is list:
                 writes += message
@@ -257,8 +262,8 @@ class Shard(Actor[Message, None]):
         tier, key = operation.tier, operation.key
         current: bytes | WouldBlock | None = None
         for write in reversed(writes):
-            if write.key == key and write.tier is tier:
-                current = write.value
+            if write[2] == key and write[0] is tier:
+                current = write[3]
                 break
         try:
             if current is None:
@@ -271,7 +276,7 @@ class Shard(Actor[Message, None]):
             operation.error = e
             return
         if decided is not None:
-            writes.append(Write(tier, operation.slot, key, *decided))
+            writes.append((tier, operation.slot, key, *decided))
 
     def on_durable(self, lsn: int) -> None:  # noqa: ARG002
         if not self.durable:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from asyncio import get_running_loop
 from collections.abc import Generator, Sequence
 from types import TracebackType
-from typing import Any, TypedDict, TypeVar
-
-from typing_extensions import Unpack
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from wal import WalError
 from warpstore.codec import Codec
@@ -95,7 +92,7 @@ class Store:
         Raises:
             OutcomeUnknownError: the log failed.
         """
-        self._context.check(get_running_loop)
+        self._context.check()
         if self.config.durability == "memory":
             await self.checkpoint()
             return
@@ -112,7 +109,7 @@ class Store:
         Raises:
             UnavailableError: it failed; nothing is lost, the log stays.
         """
-        self._context.check(get_running_loop)
+        self._context.check()
         assert self._context.checkpointer is not None
         await self._context.checkpointer.call("asked for", timeout=None)
 
@@ -122,7 +119,7 @@ class Store:
         Raises:
             UnknownTableError: there is no such table, or it is open.
         """
-        self._context.check(get_running_loop)
+        self._context.check()
         if name not in self._catalog.manifest.tables:
             raise UnknownTableError(f"there is no table {name!r}")
         if self.tables[name] is not None:
@@ -131,7 +128,7 @@ class Store:
 
     def statistics(self) -> StoreStatistics:
         """Return the store's numbers of this moment."""
-        self._context.check(get_running_loop)
+        self._context.check()
         return gather(self._context, self._catalog, self._root, self._tables)
 
     async def close(self) -> None:
@@ -141,7 +138,7 @@ class Store:
             WarpstoreError: the last bytes could not be made durable; the next open replays what is.
         """
         if self._closing is None:
-            self._context.check(get_running_loop)
+            self._context.check()
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
 

@@ -11,10 +11,9 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, Unpack
 
 from numpy.typing import NDArray
-from typing_extensions import Unpack
 
 from warpstore.environment import Environment
 from warpstore.errors import ClosedStoreError, WarpstoreError

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +18,6 @@ from google_crc32c import value
 
 from wal import File, FileSystem
 from warpstore.checkpoint.format import (
-    BLOCK_BYTES_MAX,
     BLOCK_HEADER,
     FOOTER_BYTES,
     FORMAT_VERSION,
@@ -50,6 +49,31 @@ class WouldBlock:
 
 WOULD_BLOCK: Final = WouldBlock()
 """What a read gives that may not block and would have to."""
+
+
+class Block:
+    """A block in memory: its payloads, one after another, in key order."""
+
+    __slots__ = ("_data", "_ends")
+
+    def __init__(self, data: bytes, ends: list[int]) -> None:
+        self._data = data
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def payload(self, i: int) -> bytes:
+        """Return one payload."""
+        return self._data[self._ends[i] : self._ends[i + 1]]
+
+    def payloads(self, start: int, stop: int) -> bytes:
+        """Return the bytes of some payloads as they stand."""
+        return self._data[self._ends[start] : self._ends[stop]]
+
+    def first_not_before(self, key: HotKey) -> int:
+        """Return the index of the first payload whose key is not less than ``key``."""
+        return bisect_left(range(len(self)), key, key=lambda i: split_payload(self.payload(i))[1])
 
 
 class Checkpoint:
@@ -239,6 +263,11 @@ class CheckpointTable:
         return range(first, max(first, last))
 
     @property
+    def n_blocks(self) -> int:
+        """The table's blocks; `block_numbers` was called before."""
+        return len(self._first_keys)
+
+    @property
     def roots_loaded(self) -> bool:
         """Whether `block_numbers` answers without reading."""
         return self._block_root is not None
@@ -247,34 +276,40 @@ class CheckpointTable:
         """Return the first key of a block; `block_numbers` was called before."""
         return self._first_keys[number]
 
-    def read_block(self, number: int, *, blocking: bool) -> list[bytes] | WouldBlock:
-        """Return the payloads of a block in key order; `block_numbers` was called before.
+    def read_blocks(self, number: int, n: int, *, blocking: bool) -> list[Block] | WouldBlock:
+        """Return ``n`` blocks from ``number`` on, with one read; `block_numbers` was called before.
 
         Raises:
-            CorruptionError: the block is damaged.
+            CorruptionError: a block is damaged.
         """
         assert self._block_root is not None
-        entry = self._block_root[number]
-        offset, n_bytes = entry.offset, entry.n_bytes
-        if n_bytes > BLOCK_BYTES_MAX + (self.n_records << 2) or offset + n_bytes > self._file_bytes:
-            raise self._damaged(offset, "a block lies behind the end of the file")
-        data = self._file.read(n_bytes, offset) if blocking else self._file.read_cached(n_bytes, offset)
+        entries = self._block_root[number : number + n]
+        start, end = entries[0].offset, entries[-1].offset + entries[-1].n_bytes
+        if end > self._file_bytes or start > end:
+            raise self._damaged(start, "a block lies behind the end of the file")
+        data = self._file.read(end - start, start) if blocking else self._file.read_cached(end - start, start)
         if data is None:
             return WOULD_BLOCK
+        return [
+            self._block(data[e.offset - start : e.offset - start + e.n_bytes], e.offset, e.n_bytes) for e in entries
+        ]
+
+    def _block(self, data: bytes, offset: int, n_bytes: int) -> Block:
         if len(data) != n_bytes or checksum(self._salt, offset, data[4:]) != int.from_bytes(data[:4], "little"):
             raise self._damaged(offset, "the checksum of a block is wrong")
         _, n, _, _ = BLOCK_HEADER.unpack_from(data)
         if BLOCK_HEADER.size + 4 * n > n_bytes:
             raise self._damaged(offset, "the lengths of a block are wrong")
         lengths = struct.unpack_from(f"<{n}I", data, BLOCK_HEADER.size)
-        return [data[a:b] for a, b in pairwise(accumulate(lengths, initial=BLOCK_HEADER.size + 4 * n))]
+        return Block(data, list(accumulate(lengths, initial=BLOCK_HEADER.size + 4 * n)))
 
     def records(self) -> Iterator[tuple[HotKey, bytes]]:
         """Yield every record as (hot key, payload) in key order; blocks."""
         for number in self.block_numbers(None, None):
-            payloads = self.read_block(number, blocking=True)
-            assert not isinstance(payloads, WouldBlock)
-            for payload in payloads:
+            blocks = self.read_blocks(number, 1, blocking=True)
+            assert not isinstance(blocks, WouldBlock)
+            for i in range(len(blocks[0])):
+                payload = blocks[0].payload(i)
                 yield split_payload(payload)[1], payload
 
     def _damaged(self, offset: int, message: str) -> CorruptionError:

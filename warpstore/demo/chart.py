@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+from warpstore.demo.loading import Load
 from warpstore.demo.report import Report
 
 WINDOW_S = 0.1
@@ -36,14 +37,14 @@ def rates(samples: list[tuple[float, int]], window_s: float) -> tuple[list[float
     return [seconds for seconds, _ in edges], values
 
 
-def draw_throughput(report: Report, samples: list[tuple[float, int]], path: Path) -> None:
+def draw_throughput(report: Report, load: Load, path: Path) -> None:
     """Write the chart to ``path``."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
     report.section("Chart", "records stored per second in the bulk load")
-    seconds, total = samples[-1]
-    edges, values = rates(samples, max(WINDOW_S, seconds / 40))
+    seconds, total = load.samples[-1]
+    edges, values = rates(load.samples, max(WINDOW_S, seconds / 40))
     mean = total / seconds
 
     figure = Figure(figsize=(9, 4), dpi=144, layout="constrained")
@@ -51,22 +52,20 @@ def draw_throughput(report: Report, samples: list[tuple[float, int]], path: Path
     axes.stairs(values, edges, fill=True, color=LINE, alpha=0.12)
     axes.stairs(values, edges, color=LINE, linewidth=1.6)
     axes.axhline(mean, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
-    axes.annotate(
-        f"mean {mean:,.0f}/s",
-        (1, mean),
-        xycoords=("axes fraction", "data"),
-        xytext=(-4, 5),
-        textcoords="offset points",
-        ha="right",
-        color=FAINT,
-        fontsize=9,
-    )
-    axes.set_title(f"{total:,} records, each batch durable before the next", loc="left", color=INK, fontsize=11)
+    title = f"{total:,} records in {seconds:.1f} s, {mean:,.0f} a second; each batch durable before the next"
+    axes.set_title(title, loc="left", color=INK, fontsize=11)
+    top = 1.35 * max(values)
+    ends = [*load.began_s.values(), seconds][1:]
+    for (kind, start), end in zip(load.began_s.items(), ends, strict=True):
+        if end - start > seconds / 50:
+            axes.text(start, top, f" {kind}", rotation=90, ha="left", va="top", color=FAINT, fontsize=8)
+        if start > 0:
+            axes.axvline(start, color=FAINT, linewidth=0.6, alpha=0.6)
     axes.set_xlabel("seconds since the first batch", color=INK)
     axes.set_ylabel("records per second", color=INK)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlim(0, seconds)
-    axes.set_ylim(0, 1.15 * max([*values, mean]))
+    axes.set_ylim(0, top)
     axes.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)

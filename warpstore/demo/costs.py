@@ -13,14 +13,15 @@ import warpstore as ws
 from warpstore.demo.data import Dataset
 from warpstore.demo.models import MODELS
 from warpstore.demo.report import Report, size
+from warpstore.statistics import TableStatistics
 
 N_SAMPLE = 500
 WHERE = {
-    "Memory": "RAM",
-    "Gpu": "column by key",
-    "Disk": "disk",
-    "Temporal": "series by time",
-    "Auto": "placement's choice",
+    "Memory": "hot tier, checkpoint",
+    "Gpu": "column, checkpoint",
+    "Disk": "hot tier, checkpoint",
+    "Temporal": "hot tier, checkpoint",
+    "Auto": "hot tier, checkpoint",
     "Ephemeral": "RAM, in no file",
 }
 
@@ -60,21 +61,41 @@ async def show_costs(report: Report, store: ws.Store, path: Path, data: Dataset,
     report.section("What lives where, and what it costs", "by annotation; bytes as encoded, estimated from a sample")
     sources = {type(records[0]): records for records in data.tables.values()}
     samples = {model: await _sample(store[model], records) for model, records in sources.items()}
-    rows = []
+    by_tier = []
     for tier, fields in tiers(MODELS).items():
         n_bytes = sum(_mean_bytes(samples[model], names) * len(sources[model]) for model, names in fields.items())
         named = "\n".join(f"{model.__name__}: {', '.join(names)}" for model, names in fields.items())
-        rows.append((tier, WHERE[tier], named, "-" if tier == "Ephemeral" else size(n_bytes)))
-    report.table("annotation", "lives in", "fields", "bytes", rows=rows, right=3)
+        by_tier.append((tier, WHERE[tier], named, "-" if tier == "Ephemeral" else size(n_bytes)))
+    report.table("annotation", "lives in", "fields", "bytes", rows=by_tier, right=3, folds=2)
 
-    files = files_by_kind(path)
-    n_bytes = sum(kind_bytes for _, kind_bytes in files.values())
-    n_files = sum(count for count, _ in files.values())
-    per_kind = [(kind, f"{count:,}", size(kind_bytes)) for kind, (count, kind_bytes) in files.items()]
-    report.table("on disk", "files", "bytes", rows=[*per_kind, ("in all", f"{n_files:,}", size(n_bytes))], right=1)
+    statistics = store.statistics()
+    report.table(
+        "table", "checkpointed", "each", "in RAM", "columns", "ephemeral",
+        rows=[_table_row(table) for table in statistics.tables], right=1,
+    )  # fmt: skip
+
+    in_use = {"checkpoint/": statistics.checkpoint_bytes, "log/": statistics.log_bytes}
+    rows = [
+        (kind, f"{n_files:,}", size(in_use.get(kind, n_bytes)), size(n_bytes))
+        for kind, (n_files, n_bytes) in files_by_kind(path).items()
+    ]
+    report.table("on disk", "files", "in use", "allocated", rows=rows, right=1)
     n_records = sum(map(len, sources.values()))
-    report.figure("disk per record, log and checkpoint together", f"{n_bytes / n_records:.0f} B")
-    report.figure("RAM per record, all of it hot", f"{ram_bytes / n_records:.0f} B")
+    report.figure("disk per record, in the checkpoint", f"{statistics.checkpoint_bytes / n_records:.0f} B")
+    report.figure("RAM per record, right after the load, all hot", f"{ram_bytes / n_records:.0f} B")
+
+
+def _table_row(table: TableStatistics) -> tuple[str, ...]:
+    columns = "-" if table.columns is None else f"{size(table.columns.bytes_total)} {table.columns_backend}"
+    bytes_each = f"{table.checkpointed_bytes / table.n_checkpointed:.0f} B" if table.n_checkpointed else "-"
+    return (
+        table.name,
+        f"{table.n_checkpointed:,}",
+        bytes_each,
+        f"{table.n_resident:,}",
+        columns,
+        f"{table.n_ephemeral:,}",
+    )
 
 
 async def _sample(table: ws.Table[Any], records: Sequence[ws.Record]) -> list[ws.Record]:

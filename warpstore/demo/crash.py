@@ -8,6 +8,7 @@ these may be there or not, and what is there must be right too.
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -20,6 +21,7 @@ from warpstore.demo.same import facts
 from warpstore.demo.writer import BATCH, N_TASKS
 
 KILL_AFTER_BATCHES = 80
+MOMENT_S_MAX = 0.02  # the kill falls at a random moment of the rounds of writing and syncing
 
 
 async def kill_and_recover(report: Report, path: Path, flights: list[Flight]) -> None:
@@ -55,12 +57,13 @@ async def kill_and_recover(report: Report, path: Path, flights: list[Flight]) ->
 
 
 async def _kill_in_mid_load(writer: Process) -> set[int]:
-    """Return the numbers of all batches that the writer reported; it is killed after some and read to the end."""
+    """Kill the writer after some batches, and return the numbers of all that it reported before it died."""
     assert writer.stdout is not None
     acknowledged: set[int] = set()
     while line := await writer.stdout.readline():
         acknowledged.add(int(line))
         if len(acknowledged) == KILL_AFTER_BATCHES:
+            await asyncio.sleep(random.uniform(0.0, MOMENT_S_MAX))
             writer.kill()
     await writer.wait()
     return acknowledged

@@ -24,10 +24,12 @@ class Load:
 
     Attributes:
         samples: Seconds since the first batch and records stored by then, after each batch.
+        began_s: When the first batch of each kind of record began, on the same clock.
         ram_bytes: Growth of the process's resident memory over the empty open store.
     """
 
     samples: list[tuple[float, int]] = field(default_factory=list)
+    began_s: dict[str, float] = field(default_factory=dict)
     ram_bytes: int = 0
 
 
@@ -60,6 +62,7 @@ async def load(report: Report, store: ws.Store, data: Dataset) -> Load:
         began, stored = time.perf_counter(), 0
         for kind, records in data.tables.items():
             table = store[type(records[0])]
+            outcome.began_s[kind] = time.perf_counter() - began
             for batch in batches(records, BATCH):
                 await table.put_many(batch)
                 stored += len(batch)

@@ -54,12 +54,12 @@ class Report:
     def section(self, title: str, about: str) -> None:
         """Begin a numbered section."""
         self._n_sections += 1
-        self._line(f"\n[bold cyan]{self._n_sections}[/]  [bold]{title}[/]")
-        self._line(f"   [dim]{about}[/]")
+        self.line(f"\n[bold cyan]{self._n_sections}[/]  [bold]{title}[/]")
+        self.line(f"   [dim]{about}[/]")
 
     def figure(self, what: str, value: str) -> None:
         """Print something measured."""
-        self._line(f"   [dim]·[/]  {what:<{_CLAIM_WIDTH}} [cyan]{value}[/]")
+        self.line(f"   [dim]·[/]  {what:<{_CLAIM_WIDTH}} [cyan]{value}[/]")
 
     def check(self, holds: bool, claim: str, evidence: str = "") -> None:  # noqa: FBT001 reads as check(a == b, "...")
         """Print whether a claim holds, and remember it if it does not."""
@@ -67,16 +67,17 @@ class Report:
         if not holds:
             self.failed.append(claim)
         mark = "[green]ok[/]" if holds else "[bold red]FAILED[/]"
-        self._line(f"   {mark} {claim:<{_CLAIM_WIDTH}} [dim]{evidence}[/]")
+        self.line(f"   {mark} {claim:<{_CLAIM_WIDTH}} [dim]{evidence}[/]")
 
-    def _line(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True)  # a path or a number is never broken in two
+    def line(self, text: str) -> None:
+        """Print a line; the terminal may wrap it, but a path or a number stays in one piece."""
+        self.console.print(text, soft_wrap=True)
 
-    def table(self, *columns: str, rows: Sequence[tuple[str, ...]], right: int) -> None:
-        """Print a table, its columns from number ``right`` on aligned to the right."""
+    def table(self, *columns: str, rows: Sequence[tuple[str, ...]], right: int, folds: int = -1) -> None:
+        """Print a table, its columns from ``right`` on aligned to the right; column ``folds`` may break lines."""
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
         for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number >= right else "left", overflow="fold")
+            table.add_column(column, justify="right" if number >= right else "left", no_wrap=number != folds)
         for row in rows:
             table.add_row(*row)
         self.console.print(Padding(table, (1, 0, 1, 6)))
@@ -86,7 +87,7 @@ class Report:
         if self.failed:
             self.console.print(f"\n[bold red]{len(self.failed)} of {self.n_checks} checks failed[/] ({seconds:.0f} s)")
             for claim in self.failed:
-                self._line(f"   [red]{claim}[/]")
+                self.line(f"   [red]{claim}[/]")
             return 1
         self.console.print(f"\n[bold green]All {self.n_checks} checks passed[/] ({seconds:.0f} s)")
         return 0

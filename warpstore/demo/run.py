@@ -44,16 +44,16 @@ async def run(folder: Path, n_flights: int | None = None) -> int:
         changed = await change(report, store, store_path, data.flights)
         await show_costs(report, store, store_path, data, loaded.ram_bytes)
     await reopen(report, store_path, changed)
-    draw_throughput(report, loaded.samples, folder / "throughput.png")
+    draw_throughput(report, loaded, folder / "throughput.png")
     return report.conclude(whole.seconds)
 
 
 def _read(report: Report, n_flights: int | None) -> Dataset:
-    report.console.print("[bold]warpstore[/] on a year of flights from New York")
+    report.line("[bold]warpstore[/] on a year of flights from New York")
     with timed() as watch:
         data = read_dataset(n_flights)
     counts = ", ".join(f"{len(records):,} {name}" for name, records in data.tables.items())
-    report.console.print(f"[dim]{counts}, read in {duration(watch.seconds)}[/]")
+    report.line(f"[dim]{counts}, read in {duration(watch.seconds)}[/]")
     gc.freeze()  # the collector need not visit the source again at each pass
     return data
 
