@@ -47,7 +47,7 @@ from warpstore.errors import (
 )
 from warpstore.record import Record
 from warpstore.statistics import StoreStatistics
-from warpstore.store import Store, open
+from warpstore.store import Store, open  # noqa: A004 - it is used as ws.open
 from warpstore.strategy import Strategy
 from warpstore.synchronous import SyncStore, SyncTable, open_sync
 from warpstore.table import Table

@@ -1,9 +1,9 @@
 """The checkpointer: the actor that has checkpoints written, and then lets go of the log they cover.
 
 A checkpoint is one cut over all shards. Each lane is sealed at a moment when everything applied is in its log; the hot
-tiers freeze there. A child process makes the new files from the sealed segments and the checkpoints before; the manifest
-names them; the tiers put them below what is newer; the log before the cut is recycled. A failed one leaves nothing
-behind but the log.
+tiers freeze there. A child process makes the new files from the sealed segments and the checkpoints before; the
+manifest names them; the tiers put them below what is newer; the log before the cut is recycled. A failed one leaves
+nothing behind but the log.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Checkpointer(Actor[str, None]):
             for tier in shard.tiers.values():
                 for generation in reversed([g for g in tier.frozen if g.cut]):
                     for records in generation.dicts:
-                        tag = current[tier.table] if tier.table in current else 0
+                        tag = current.get(tier.table, 0)
                         payloads = [value or tombstone(tag, key) for key, value in records.items()]
                         if payloads:
                             groups.append((shard.index, lsn, payloads))
@@ -227,7 +227,7 @@ def checkpoint_job(
     lsns: list[int],
     n_shards: int,
 ) -> CheckpointJob:
-    """Return the job that writes the checkpoints of all shards, dealing the slots anew if there is another number of them."""
+    """Return the job that writes the checkpoints of all shards; it deals the slots anew if their number changes."""
     manifest = catalog.manifest
     directory = catalog.checkpoint_directory
     paths = [(f"{directory}/{entry.name}", i) for i, entry in enumerate(manifest.shards) if entry.name]

@@ -80,7 +80,8 @@ class Codec(Generic[R]):
         route: ``(key) -> (slot, hot key)``; ``ValidationError`` for a key of another type or beyond the limit.
         routes: ``(keys) -> [(slot, hot key), ...]`` in order.
         decode: ``(value) -> record`` of an array without TTL prefix; ``msgspec.DecodeError`` for anything else.
-        parse: As ``decode``, but the result may still need ``__class__ = plan.record_type``; for callers that spare a call.
+        parse: As ``decode``, but the result may still need ``__class__ = plan.record_type``; for callers that spare a
+            call.
         copy: ``(record) -> record`` that shares no mutable part with it; None if the type has no quick way.
         ephemeral: The ephemeral fields, each with its own codec.
     """
@@ -126,7 +127,8 @@ class Codec(Generic[R]):
         self.encode, self.encode_changed, self.route, self.routes = compile_source(source, label, texts, names)
         self.decode = reader(plan, tag, plan.schema)
         bare = bare_readers(plan, tag)
-        self.parse, self._parse_many = bare if bare is not None else (self.decode, None)
+        self.parse = self.decode if bare is None else bare[0]
+        self._parse_many = None if bare is None else bare[1]
         copy_source = Source()
         copied = copy_text(plan, copy_source)
         self.copy = compile_source(copy_source, label, [copied], ["copy"])[0] if copied is not None else None
@@ -164,7 +166,7 @@ class Codec(Generic[R]):
                 gc.enable()
         record_type = self.plan.record_type
         for record in records:
-            record.__class__ = record_type  # type: ignore[assignment]
+            record.__class__ = record_type
         return records
 
     def decoder_of(self, tag: int, schema: Schema) -> Callable[[bytes | memoryview], R]:

@@ -15,7 +15,7 @@ from warpstore.clock import Clock
 from warpstore.codec import Codec
 from warpstore.config import Config
 from warpstore.environment import Environment, Runner
-from warpstore.errors import WRONG_THREAD, ClosedStoreError, ForkedError, WarpstoreError, WrongThreadError
+from warpstore.errors import WRONG_THREAD, ForkedError, WarpstoreError, WrongThreadError
 from warpstore.gpu_tier import GpuTier
 from warpstore.hot_tier import HotTier, Snapshot
 from warpstore.keys import HotKey, key_hash

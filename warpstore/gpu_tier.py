@@ -1,8 +1,8 @@
 """The GPU tier: a table's `Gpu` fields as the columns of one slab.
 
-The slab holds copies. It is built at the first lookup, from the checkpoints and what is newer; from then on each
-shard feeds it the payloads of every group that was acknowledged, which are taken in, in order, before the next lookup. So
-a table whose columns nobody looks up pays nothing, and a put never touches a column.
+The slab holds copies. It is built at the first lookup, from the checkpoints and what is newer; from then on each shard
+feeds it the payloads of every group that was acknowledged, which are taken in, in order, before the next lookup. So a
+table whose columns nobody looks up pays nothing, and a put never touches a column.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The hot tier: one table's records in one shard, in RAM, above its checkpoint.
 
-Records are encoded values in dictionaries by hot key, one dictionary a slot: bytes keep the collector away, and many small
-dictionaries grow without a stall (one of 1,000,000 entries grows in 41-181 ms, 64 of them in 0.7 ms each).
+Records are encoded values in dictionaries by hot key, one dictionary a slot: bytes keep the collector away, and many
+small dictionaries grow without a stall (one of 1,000,000 entries grows in 41-181 ms, 64 of them in 0.7 ms each).
 
 From newest to oldest a key is looked for in
 

@@ -1,9 +1,9 @@
 """The keys of a generation in sorted order, kept up to date at the price of what is new.
 
-A dictionary keeps its keys in the order of their insertion, also when values are replaced; so the keys that are new since
-the last look are the ones behind the number seen then. They are sorted in slices small enough not to hold the
-interpreter (`sorted` of 1,000,000 keys takes 400 ms), and kept as a few sorted runs; a range is cut out of every run and
-merged.
+A dictionary keeps its keys in the order of their insertion, also when values are replaced; so the keys that are new
+since the last look are the ones behind the number seen then. They are sorted in slices small enough not to hold the
+interpreter (`sorted` of 1,000,000 keys takes 400 ms), and kept as a few sorted runs; a range is cut out of every run
+and merged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The actor that keeps a lane: it recovers the lane's log when it starts, and ends when the lane is poisoned.
 
-Its supervisor then starts another one and, after it, the shards of the lane: so what a failed sync left uncertain is read
-back from disk, copied into a new segment and synced before anybody sees it.
+Its supervisor then starts another one and, after it, the shards of the lane: so what a failed sync left uncertain is
+read back from disk, copied into a new segment and synced before anybody sees it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class LaneKeeper(Actor[None, None]):
 
     Attributes:
         lane: The open lane, or None.
-        prepared: The hot tiers and the next LSN of each of its shards, as recovery left them, until the shard takes them.
+        prepared: The hot tiers and the next LSN of each of its shards, as recovery left them, until the shard takes
+            them.
         report: What the last recovery found.
     """
 
@@ -114,7 +115,7 @@ class LaneKeeper(Actor[None, None]):
         catalog.lane_opened(self.index, found.next_number)
         return active
 
-    def _on_lag(self, lagging: bool) -> None:
+    def _on_lag(self, lagging: bool) -> None:  # noqa: FBT001 - the lane calls it
         for index in self._catalog.shards_of_lane(self.index):
             shard = self._context.shards.get(index)
             if shard is not None and shard.is_alive:

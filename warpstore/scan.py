@@ -1,7 +1,7 @@
 """Scans: a table's values in key order, over all its shards, as of one moment.
 
-Each shard gives its values range by range: a range is a block of its checkpoint with what was written since laid over it,
-or, where there is no checkpoint, a slice of the sorted keys. The shards' ranges are merged by sorting what all of
+Each shard gives its values range by range: a range is a block of its checkpoint with what was written since laid over
+it, or, where there is no checkpoint, a slice of the sorted keys. The shards' ranges are merged by sorting what all of
 them have up to the least of their ends: they are sorted runs, which `sorted` merges in one pass.
 """
 

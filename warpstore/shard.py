@@ -3,12 +3,13 @@
 Two ways lead into it, both on the loop of the store:
 
 * A durable write is a message. The lane drains the mailbox once a turn; the messages of that turn become one group of
-  the log, and when it is durable they are applied to the hot tiers and their senders wake. So readers see what is durable.
-* A relaxed write ("interval", "memory") is a plain call: the value goes to the hot tier and to ``pending``, which the lane
-  writes when the loop turns.
+  the log, and when it is durable they are applied to the hot tiers and their senders wake. So readers see what is
+  durable.
+* A relaxed write ("interval", "memory") is a plain call: the value goes to the hot tier and to ``pending``, which the
+  lane writes when the loop turns.
 
-A conditional write (insert, update, modify, put with a version) is an `Operation`: a function of the current value, called
-where the order of writes is decided, so that it sees the writes before it, also those not durable yet.
+A conditional write (insert, update, modify, put with a version) is an `Operation`: a function of the current value,
+called where the order of writes is decided, so that it sees the writes before it, also those not durable yet.
 
 The shard knows values, keys and slots; record types are the table's business.
 """

@@ -451,7 +451,7 @@ class Table(Generic[R]):
     def _consider(
         self, key: HotKey, reader: tuple[dict[HotKey, bytes], dict[HotKey, bytes]] | None, value: bytes, record: R
     ) -> None:
-        """Keep a decoded copy of a record that comes by a second time; every few reads only, to cost the others nothing."""
+        """Keep a decoded copy of a record that comes by again; every few reads only, so that others pay nothing."""
         if self._seen and reader is not None:
             digest = hash(key)
             i = digest & (len(self._seen) - 1)

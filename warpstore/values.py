@@ -1,11 +1,12 @@
 """Values as the log, the checkpoints and the hot tier hold them.
 
-A value is a MessagePack array ``[tag, key, field, ...]``; ``tag`` names the schema in the manifest. Three first bytes tell
-three forms apart without decoding:
+A value is a MessagePack array ``[tag, key, field, ...]``; ``tag`` names the schema in the manifest. Three first bytes
+tell three forms apart without decoding:
 
 * an array's own first byte: a record without a deadline;
 * ``0xd3``: a MessagePack int64 stands before the array, the record's deadline in milliseconds since the epoch;
-* ``0xc0``: a tombstone; the array behind it is ``[tag, key]``. In the hot tier a tombstone is `TOMBSTONE`, the empty value.
+* ``0xc0``: a tombstone; the array behind it is ``[tag, key]``. In the hot tier a tombstone is `TOMBSTONE`, the empty
+  value.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@
     directory     msgpack `Directory`
     footer        64 bytes: magic | directory offset, bytes, crc | salt | store id | crc
 
-Blocks, pages and roots repeat once a table. An index entry is 20 bytes: the xxh3-64 of the key, the place of the payload
-(offset in the upper 40 bits, length in the lower 24), and the payload's CRC32C, so one record is read and verified without
-its block. The CRC32C of blocks, pages and roots covers the file's random salt and their own offset: a part that was moved,
-or left over from another file, is no part.
+Blocks, pages and roots repeat once a table. An index entry is 20 bytes: the xxh3-64 of the key, the place of the
+payload (offset in the upper 40 bits, length in the lower 24), and the payload's CRC32C, so one record is read and
+verified without its block. The CRC32C of blocks, pages and roots covers the file's random salt and their own offset: a
+part that was moved, or left over from another file, is no part.
 """
 
 from __future__ import annotations

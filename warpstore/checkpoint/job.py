@@ -1,8 +1,8 @@
 """What a checkpoint has to do, as data, and the function that does it.
 
-A job names sealed segments of the log, the checkpoints before it, and the files to write. It knows tables only by number
-and tags: no record type, no user code. So it can run in another process, where it costs the event loop nothing; 1,000,000
-records take that process a few seconds, in which a thread would hold the interpreter for 30 ms at a time.
+A job names sealed segments of the log, the checkpoints before it, and the files to write. It knows tables only by
+number and tags: no record type, no user code. So it can run in another process, where it costs the event loop nothing;
+1,000,000 records take that process a few seconds, in which a thread would hold the interpreter for 30 ms at a time.
 
 With several sources for one shard, or a range of slots, the same job deals the slots to another number of shards.
 """

@@ -1,8 +1,8 @@
 """Reads a checkpoint: one record by its hash, or records in key order.
 
-Opening reads the footer and the directory only; the roots are read at first use. Index pages are kept in a bounded cache.
-Nothing here may block the event loop unless its caller says so: with ``blocking=False`` a read that the page cache
-cannot answer gives `WOULD_BLOCK`, and the caller repeats the call in a thread.
+Opening reads the footer and the directory only; the roots are read at first use. Index pages are kept in a bounded
+cache. Nothing here may block the event loop unless its caller says so: with ``blocking=False`` a read that the page
+cache cannot answer gives `WOULD_BLOCK`, and the caller repeats the call in a thread.
 """
 
 from __future__ import annotations
@@ -191,21 +191,21 @@ class CheckpointTable:
             root = self._page_root = self._read_page_root()
         number = max(0, bisect_left(root, digest) - 1)
         while number < len(root) and (root[number] <= digest):
-            page = self._page(number, blocking)
+            page = self._page(number, blocking=blocking)
             if isinstance(page, WouldBlock):
                 return page
             n = PAGE_HEADER.unpack_from(page)[1]
             hashes = memoryview(page)[8 : 8 + 8 * n].cast("Q")
             i = bisect_left(hashes, digest)
             while i < n and hashes[i] == digest:
-                payload = self._record(page, n, i, blocking)
+                payload = self._record(page, n, i, blocking=blocking)
                 if isinstance(payload, WouldBlock) or split_payload(payload)[1] == key:
                     return payload
                 i += 1
             number += 1
         return None
 
-    def _record(self, page: bytes, n: int, i: int, blocking: bool) -> bytes | WouldBlock:
+    def _record(self, page: bytes, n: int, i: int, *, blocking: bool) -> bytes | WouldBlock:
         place = int.from_bytes(page[8 + 8 * (n + i) : 16 + 8 * (n + i)], "little")
         offset, length = place >> LENGTH_BITS, place & LENGTH_MASK
         payload = self._file.read(length, offset) if blocking else self._file.read_cached(length, offset)
@@ -216,7 +216,7 @@ class CheckpointTable:
             raise self._damaged(offset, "the checksum of a record is wrong")
         return payload
 
-    def _page(self, number: int, blocking: bool) -> bytes | WouldBlock:
+    def _page(self, number: int, *, blocking: bool) -> bytes | WouldBlock:
         page = self._pages.get(number)
         if page is not None:
             return page
