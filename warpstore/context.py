@@ -104,8 +104,17 @@ class StoreContext:
     # Blocking work
 
     def run(self, call: Callable[[], T]) -> Awaitable[T]:
-        """Run a blocking call in a thread."""
-        return self._runner(call)
+        """Run a blocking call in a thread.
+
+        Raises:
+            ClosedStoreError: the threads are gone, because the store was closed meanwhile.
+        """
+        try:
+            return self._runner(call)
+        except RuntimeError:
+            if self.closed is None:
+                raise
+            raise self.closed.with_traceback(None) from None
 
     async def pause(self) -> None:
         """Let the loop turn."""

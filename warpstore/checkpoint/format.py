@@ -2,10 +2,10 @@
 
 ::
 
-    block*        records in key order: crc u32 | n u32 | body bytes u32 | 0 u32 | lengths u32[n] | payloads
+    block*        records in key order: n u32 | lengths u32[n] | payloads
     index page*   4,096 bytes: crc u32 | n u16 | 0 u16 | hash u64[n] | place u64[n] | crc u32[n], sorted by hash
     page root     crc u32 | n u32 | first hash of each page u64[n]
-    block root    crc u32 | n u32 | msgpack [[first key, offset, bytes], ...]
+    block root    crc u32 | n u32 | msgpack [[first key, offset, bytes, crc], ...]
     directory     msgpack `Directory`
     footer        64 bytes: magic | directory offset, bytes, crc | salt | store id | crc
 
@@ -32,7 +32,7 @@ LENGTH_BITS = 24
 LENGTH_MASK = (1 << LENGTH_BITS) - 1
 DIRECTORY_BYTES_MAX = 64 << 20
 
-BLOCK_HEADER = struct.Struct("<IIII")
+BLOCK_HEADER = struct.Struct("<I")
 PAGE_HEADER = struct.Struct("<IHH")
 ROOT_HEADER = struct.Struct("<II")
 _FOOTER = struct.Struct("<8sQII Q16s")
@@ -82,11 +82,12 @@ class Directory(msgspec.Struct, array_like=True, frozen=True):
 
 
 class BlockEntry(msgspec.Struct, array_like=True, frozen=True):
-    """Where a block is: its first key, its offset and its size."""
+    """Where a block is, and what it must be: its first key, its offset, its size and its CRC32C."""
 
     first: Any
     offset: int
     n_bytes: int
+    crc: int
 
 
 def checksum(salt: int, offset: int, *parts: bytes) -> int:

@@ -7,14 +7,14 @@ cache cannot answer gives `WOULD_BLOCK`, and the caller repeats the call in a th
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 from google_crc32c import value
+from numpy.typing import NDArray
 
 from wal import File, FileSystem
 from warpstore.checkpoint.format import (
@@ -56,7 +56,7 @@ class Block:
 
     __slots__ = ("_data", "_ends")
 
-    def __init__(self, data: bytes, ends: list[int]) -> None:
+    def __init__(self, data: bytes, ends: NDArray[np.int64]) -> None:
         self._data = data
         self._ends = ends
 
@@ -290,18 +290,22 @@ class CheckpointTable:
         data = self._file.read(end - start, start) if blocking else self._file.read_cached(end - start, start)
         if data is None:
             return WOULD_BLOCK
-        return [
-            self._block(data[e.offset - start : e.offset - start + e.n_bytes], e.offset, e.n_bytes) for e in entries
-        ]
+        return [self._block(data[e.offset - start : e.offset - start + e.n_bytes], e) for e in entries]
 
-    def _block(self, data: bytes, offset: int, n_bytes: int) -> Block:
-        if len(data) != n_bytes or checksum(self._salt, offset, data[4:]) != int.from_bytes(data[:4], "little"):
-            raise self._damaged(offset, "the checksum of a block is wrong")
-        _, n, _, _ = BLOCK_HEADER.unpack_from(data)
-        if BLOCK_HEADER.size + 4 * n > n_bytes:
-            raise self._damaged(offset, "the lengths of a block are wrong")
-        lengths = struct.unpack_from(f"<{n}I", data, BLOCK_HEADER.size)
-        return Block(data, list(accumulate(lengths, initial=BLOCK_HEADER.size + 4 * n)))
+    def _block(self, data: bytes, entry: BlockEntry) -> Block:
+        if len(data) != entry.n_bytes or checksum(self._salt, entry.offset, data) != entry.crc:
+            raise self._damaged(entry.offset, "the checksum of a block is wrong")
+        (n,) = BLOCK_HEADER.unpack_from(data)
+        first = BLOCK_HEADER.size + 4 * n
+        if first > len(data):
+            raise self._damaged(entry.offset, "the lengths of a block are wrong")
+        ends = np.empty(n + 1, np.int64)
+        ends[0] = first
+        np.cumsum(np.frombuffer(data, np.uint32, n, BLOCK_HEADER.size), out=ends[1:])
+        ends[1:] += first
+        if ends[-1] != len(data):
+            raise self._damaged(entry.offset, "the lengths of a block are wrong")
+        return Block(data, ends)
 
     def records(self) -> Iterator[tuple[HotKey, bytes]]:
         """Yield every record as (hot key, payload) in key order; blocks."""

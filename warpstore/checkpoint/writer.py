@@ -122,14 +122,14 @@ class CheckpointWriter:
         table = struct.pack(f"<{n}I", *lengths)
         body = b"".join(payloads)
         offset = self._offset
-        counts = BLOCK_HEADER.pack(0, n, len(body), 0)[4:]
-        crc = checksum(self._salt, offset, counts, table, body)
-        self._put(crc.to_bytes(4, "little") + counts, table, body)
+        count = BLOCK_HEADER.pack(n)
+        crc = checksum(self._salt, offset, count, table, body)
+        self._put(count, table, body)
         at = offset + BLOCK_HEADER.size + len(table)
         for length in lengths:
             add_place(at << LENGTH_BITS | length)
             at += length
-        return BlockEntry(first, offset, self._offset - offset)
+        return BlockEntry(first, offset, self._offset - offset, crc)
 
     def _write_pages(self, hashes: array[int], places: array[int], crcs: array[int]) -> U64Array:
         hash_column = np.frombuffer(hashes, np.uint64)
