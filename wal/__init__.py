@@ -6,7 +6,8 @@ payload is bytes, a stream is a number.
 
 from wal.errors import LogClosedError, LogCorruptError, LogFormatError, LogFullError, LogPoisonedError, WalError
 from wal.files import DurableWriter, File, FileSystem, Lock, OsFileSystem
-from wal.lane import Durability, Lane, LaneConfig
+from wal.lane import Lane
+from wal.lane_config import Durability, LaneConfig
 from wal.replay import OnCorruption, Replay, TornTail, replay
 from wal.segment import Segment, Segments
 from wal.stream import Stream, StreamOwner

@@ -5,6 +5,8 @@ that the loop watches. That saves the thread hop of a write and fdatasync, which
 `ThreadWriter` is that hop, for systems where the kernel interface is missing; `AioWriter` falls back to it for a file
 whose file system refuses O_DIRECT.
 
+What a device refuses, such as sectors smaller than its own, the thread writes.
+
 One write is under way at a time: the lane is the only caller, and a group commits when the one before it has.
 
 Source: io_submit(2), and the io_uring and AIO comparison in ScyllaDB's Seastar (``reactor_backend.cc``).
@@ -38,6 +40,7 @@ _SYSCALLS = {  # io_setup, io_destroy, io_getevents, io_submit
 _IOCB_CMD_PWRITE = 1
 _IOCB_FLAG_RESFD = 1
 _RWF_DSYNC = 2
+_REFUSED = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EAGAIN, errno.ENOSYS})
 
 Done = Callable[[OSError | None], None]
 
@@ -83,6 +86,8 @@ class ThreadWriter:
                 file.sync()
             except OSError as e:
                 error = e
+            except Exception as e:  # noqa: BLE001 - whatever it is, it must not go unheard
+                error = OSError(errno.EIO, repr(e))
             self._loop.call_soon_threadsafe(done, error)
 
         self._pool.submit(work)
@@ -115,13 +120,13 @@ class AioWriter:
         )
         self._iocbs = (ctypes.POINTER(_Iocb) * 1)(ctypes.pointer(self._iocb))
         self._events = (_Event * 1)()
-        self._done: Done | None = None
+        self._under_way: tuple[File, bytes, int, Done] | None = None
         self._fallback: ThreadWriter | None = None
         self._stage(STAGING_BYTES_MIN)
         try:
             loop.add_reader(self._event_fd, self._completed)
         except NotImplementedError as e:
-            self.close()
+            self._destroy()
             raise OSError(errno.ENOSYS, "the event loop watches no descriptors") from e
 
     def _check(self, result: int) -> int:
@@ -139,7 +144,7 @@ class AioWriter:
         data = b"".join(buffers)
         n_bytes = len(data)
         if self._fallback is not None or not isinstance(file, OsFile):
-            self._thread_writer().write(file, [data], offset, done)
+            self._write_in_thread(file, data, offset, done)
             return
         if n_bytes > len(self._view):
             self._stage(1 << (n_bytes - 1).bit_length())
@@ -151,40 +156,48 @@ class AioWriter:
             iocb.fd = file.direct_fd()
             self._check(self._syscall(self._n_submit, self._context, self._one, self._iocbs))
         except OSError as e:
-            if e.errno in {errno.EINVAL, errno.EOPNOTSUPP, errno.EAGAIN, errno.ENOSYS}:
-                self._thread_writer().write(file, [data], offset, done)
+            if e.errno in _REFUSED:
+                self._write_in_thread(file, data, offset, done)
             else:
                 self._loop.call_soon(done, e)
             return
-        self._done = done
+        self._under_way = file, data, offset, done
 
-    def _thread_writer(self) -> ThreadWriter:
+    def _write_in_thread(self, file: File, data: bytes, offset: int, done: Done) -> None:
         if self._fallback is None:
             self._fallback = ThreadWriter(self._loop)
-        return self._fallback
+        self._fallback.write(file, [data], offset, done)
 
     def _completed(self) -> None:
         try:
             os.read(self._event_fd, 8)
         except BlockingIOError:
             return
-        self._check(self._syscall(self._n_getevents, self._context, self._one, self._one, self._events, None))
-        done, self._done = self._done, None
-        result = self._events[0].result
-        error: OSError | None = None
-        if result < 0:
-            error = OSError(-result, os.strerror(-result))
-        elif result != self._iocb.n_bytes:
-            error = OSError(errno.EIO, f"{result} of {self._iocb.n_bytes} bytes were written")
-        if done is not None:
-            done(error)
+        assert self._under_way is not None
+        (file, data, offset, done), self._under_way = self._under_way, None
+        result = self._result()
+        if -result in _REFUSED:
+            self._write_in_thread(file, data, offset, done)
+        elif result < 0:
+            done(OSError(-result, os.strerror(-result)))
+        elif result != len(data):
+            done(OSError(errno.EIO, f"{result} of {len(data)} bytes were written"))
+        else:
+            done(None)
+
+    def _result(self) -> int:
+        n = self._syscall(self._n_getevents, self._context, self._one, self._one, self._events, None)
+        return int(self._events[0].result) if n == 1 else -(ctypes.get_errno() or errno.EIO)
 
     def close(self) -> None:
         if self._event_fd < 0:
             return
         self._loop.remove_reader(self._event_fd)
+        self._destroy()
+        if self._fallback is not None:
+            self._fallback.close()
+
+    def _destroy(self) -> None:
         self._syscall(self._n_destroy, self._context)
         os.close(self._event_fd)
         self._event_fd = -1
-        if self._fallback is not None:
-            self._fallback.close()

@@ -122,7 +122,8 @@ class OsFile:
     def __init__(self, path: str, flags: int) -> None:
         self.path = path
         self._direct_fd = -1
-        self.fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+        # Without O_NONBLOCK, opening a pipe would wait for its other end; for a regular file it means nothing.
+        self.fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE)
         if not stat.S_ISREG(os.fstat(self.fd).st_mode):
             self.close()
             raise OSError(errno.EINVAL, "not a regular file", path)
@@ -145,12 +146,12 @@ class OsFile:
         buffer = bytearray(n_bytes)
         try:
             got = os.preadv(self.fd, [buffer], offset, os.RWF_NOWAIT)
-        except (BlockingIOError, OSError):
+        except OSError:
             return None  # not cached, or the file system has no such flag: the caller hops to a thread
         return bytes(buffer) if got == n_bytes else None
 
     def write(self, buffers: Sequence[Buffer], offset: int) -> int:
-        parts = [memoryview(b).cast("B") for b in buffers]
+        parts = [part for part in (memoryview(b).cast("B") for b in buffers) if part]
         wanted = sum(map(len, parts))
         written = 0
         while written < wanted:

@@ -23,7 +23,7 @@ HEADER_BYTES = 4096
 MAGIC = b"WARPWAL1"
 FORMAT_VERSION = 1
 STREAMS_MAX = 256
-FRAME_BYTES_MAX = 64 << 20
+FRAME_BYTES_MAX = 256 << 20
 OFFSET_BITS = 32
 NO_TAKEOVER = 0
 
@@ -183,6 +183,8 @@ def pack_frame(
 ) -> list[bytes]:
     """Return a frame for ``offset`` of the segment as buffers that together fill whole sectors.
 
+    `frame_bytes` tells the size before, and refuses what is too large.
+
     Cost:
         One table of lengths, one join and one CRC32C over the body, whatever the number of records.
     """
@@ -197,8 +199,15 @@ def pack_frame(
 
 
 def frame_bytes(payloads: Sequence[bytes]) -> int:
-    """Return how many bytes `pack_frame` will fill."""
-    return sectors(FRAME_HEADER_BYTES + 4 * len(payloads) + sum(map(len, payloads)))
+    """Return how many bytes `pack_frame` will fill.
+
+    Raises:
+        ValueError: the payloads make a frame that no reader would accept.
+    """
+    body_bytes = 4 * len(payloads) + sum(map(len, payloads))
+    if body_bytes > FRAME_BYTES_MAX:
+        raise ValueError(f"a group of {body_bytes} bytes is too large, the limit is {FRAME_BYTES_MAX}")
+    return sectors(FRAME_HEADER_BYTES + body_bytes)
 
 
 def unpack_frame_header(header: SegmentHeader, data: bytes, at: int = 0) -> FrameHeader | None:

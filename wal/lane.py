@@ -6,12 +6,13 @@ in the same iteration shares that write, and its sync.
 
 * ``fsync``: the write is made durable by the `DurableWriter`; one is under way at a time; when it is done the owners
   hear `on_durable`, and the next turn comes by ``call_soon``, so that the writers just woken join it.
-* ``interval``: the write goes to the page cache at once; a `SyncTimer` makes it durable, on its own thread. `lagging`
-  tells that the oldest record not yet durable is older than two intervals: owners then make writers wait.
+* ``interval``: the write goes to the page cache at once; `IntervalSync` makes it durable, on a thread. `lagging` tells
+  that writers must wait: the oldest record not yet durable is older than two intervals, or there is no room to write.
 
-Invariants: frames of a stream are written in LSN order; a segment's first group is written only after the seal of the
-one before it (in ``fsync`` mode: only after that seal is durable); after a failed write or sync nothing more is
-written.
+Invariants: frames of a stream are written in LSN order; one write is under way at a time; a segment's first group is
+written only after the seal of the one before it (in ``fsync`` mode: only after that seal is durable); after a failed
+write or sync nothing more is written. A full disk is no failure: in ``fsync`` mode the group is undone and refused, in
+``interval`` mode, where its writers have gone on, it is held and tried again each second.
 
 The lane does not know what a payload is, and does not read.
 """
@@ -21,55 +22,27 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import threading
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 from wal.errors import LogClosedError, LogFullError, LogPoisonedError, WalError
-from wal.files import DurableWriter, File
+from wal.files import DurableWriter
 from wal.format import SECTOR_BYTES, Kind, frame_bytes, pack_frame
+from wal.interval_sync import IntervalSync, Written
+from wal.lane_config import LaneConfig, Runner
+from wal.next_segment import RETRY_S, NextSegment
 from wal.segment import Segment, Segments
 from wal.stream import Stream, StreamOwner
 from wal.sync_timer import SyncTimer
 
-Durability = Literal["fsync", "interval"]
-
 logger = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
 _Group = tuple[Stream, list[bytes]]
-_Written = tuple[int, list[tuple[Stream, int]], list[File]]
-"""What a sync of these files makes durable: the log up to a position, each stream up to an LSN."""
+_Cut = tuple[Callable[[], None], asyncio.Future[int]]
+_Done = Callable[[Exception | None], None]
 
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _RESERVED_BYTES = 2 * SECTOR_BYTES  # a mark and the seal always fit behind the last group
-_RETRY_S = 1.0
 _WRITE_ON_LOOP_BYTES_MAX = 8 << 20
-
-
-class Runner(Protocol):
-    """Runs a blocking call without blocking the loop."""
-
-    def __call__(self, call: Callable[[], _T]) -> Awaitable[_T]:
-        """Return an awaitable for the call's result."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneConfig:
-    """How a lane writes.
-
-    Attributes:
-        durability: When a record counts as durable.
-        segment_bytes: Size of a segment.
-        sync_interval_s: Longest time until a written record is synced, in ``interval`` mode.
-        mark_delay_s: How long the log is idle, in ``fsync`` mode, before a mark confirms the last group.
-    """
-
-    durability: Durability
-    segment_bytes: int
-    sync_interval_s: float
-    mark_delay_s: float
 
 
 class Lane:
@@ -87,6 +60,12 @@ class Lane:
         on_lag: Called with True when writers must wait for the disk, with False when they need no longer.
         on_poisoned: Called once, after a failed write or sync, when the owners have heard.
         on_rotated: Called when another segment has begun.
+
+    Attributes:
+        durable: The position below which the log is durable.
+        lagging: Whether writers must wait for the disk.
+        n_groups: Groups written.
+        n_bytes: Their bytes in the log.
     """
 
     def __init__(
@@ -107,40 +86,48 @@ class Lane:
         self.segments = segments
         self.streams: list[Stream] = []
         self.config = config
-        self.n_syncs = 0
         self.n_groups = 0
         self.n_bytes = 0
         self.lagging = False
         self.durable = active.end
         self._active = active
-        self._next: Segment | None = None
-        self._preparing: asyncio.Task[None] | None = None
         self._loop = loop
         self._run = run
-        self._timer = timer
-        self._monotonic = monotonic
         self._writer = writer
         self._on_lag = on_lag
         self._on_poisoned = on_poisoned
         self._on_rotated = on_rotated
-        self._fsync = config.durability == "fsync"
         self._ready: list[Stream] = []
+        self._held: list[_Group] = []  # drained; for the next write, or for the next segment
         self._scheduled = False
-        self._busy = False
-        self._held: list[_Group] = []
-        self._cuts: list[tuple[Callable[[], None], asyncio.Future[int]]] = []
-        self._idle_waiters: list[asyncio.Future[None]] = []
+        self._busy = False  # a write is under way
+        self._stalled = False  # what is held waits for a segment, or for space
+        self._full: OSError | None = None  # in "interval" mode: why it waits for space
+        self._retry: asyncio.TimerHandle | None = None
+        self._behind: asyncio.Future[int] | None = None  # a write off the loop
+        self._n_commits = 0
+        self._n_drains = 0
+        self._idle_waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._cuts: list[_Cut] = []
+        self._cutting: list[_Cut] = []
         self._error: WalError | None = None
-        self._space_error: OSError | None = None
-        self._unsynced: list[File] = [active.file]
-        self._published: _Written = (active.end, [], self._unsynced)
-        self._unsynced_since: float | None = None
-        self._sync_lock = threading.Lock()
         self._mark_timer: asyncio.TimerHandle | None = None
         self._marked = active.end
-        if not self._fsync:
-            timer.start(self._sync_tick, config.sync_interval_s)
-        self._prepare_next(config.segment_bytes)
+        self._letting_go: asyncio.Task[None] | None = None
+        self._sync: IntervalSync | None = None
+        if config.durability == "interval":
+            self._sync = IntervalSync(
+                active,
+                timer,
+                config.sync_interval_s,
+                loop=loop,
+                run=run,
+                monotonic=monotonic,
+                on_synced=self._synced,
+                on_failed=self._poison,
+            )
+        self._next = NextSegment(segments, loop=loop, run=run, on_change=self._next_changed)
+        self._prepare(config.segment_bytes)
 
     def open_stream(self, index: int, owner: StreamOwner, lsn_next: int) -> Stream:
         """Return the stream ``index``, whose next record gets ``lsn_next``; an older owner of it is forgotten."""
@@ -149,6 +136,11 @@ class Lane:
         stream = Stream(index, owner, lsn_next)
         self.streams.append(stream)
         return stream
+
+    @property
+    def n_syncs(self) -> int:
+        """Syncs that were heard of."""
+        return self._n_commits if self._sync is None else self._sync.n_syncs
 
     @property
     def active_number(self) -> int:
@@ -171,32 +163,32 @@ class Lane:
         self._schedule()
 
     def _schedule(self) -> None:
-        if not self._scheduled and not self._busy:
+        if not self._scheduled and not self._busy and not self._stalled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
-
-    def _turn(self) -> None:
-        self._scheduled = False
-        if self._busy or self._error is not None:
-            return
-        if self._fsync and self._cuts and not self._held:
-            self._cut()
-        else:
-            self._write_groups()
-        if not self._fsync and self._cuts:
-            self._cut()
-        self._wake_idle()
 
     def flush(self) -> None:
         """Write what is pending now instead of at the next turn, unless a write is under way."""
         self._turn()
 
-    def _write_groups(self) -> None:
-        groups, self._held = self._held or self._drain(), []
-        if groups:
-            self._commit(groups)
+    def _turn(self) -> None:
+        self._scheduled = False
+        if self._busy or self._stalled or self._error is not None:
+            return
+        # A cut comes when all that was applied is in the log. In fsync mode nothing is applied before it is durable; in
+        # interval mode what is pending has been applied, and is written first.
+        if self._cuts and self._sync is None and not self._held:
+            self._cut()
+        if not self._busy:
+            groups, self._held = self._held or self._drain(), []
+            if groups:
+                self._commit(groups)
+        if self._cuts and self._sync is not None:
+            self._cut()
+        self._wake_idle()
 
     def _drain(self) -> list[_Group]:
+        self._n_drains += 1
         ready, self._ready = self._ready, []
         groups: list[_Group] = []
         for stream in ready:
@@ -213,284 +205,252 @@ class Lane:
         buffers: list[bytes] = []
         offset = segment.offset
         n = 0
-        for stream, payloads in groups:
-            span = frame_bytes(payloads)
-            if span > room:
-                break
-            room -= span
-            buffers += pack_frame(
-                segment.header,
-                offset,
-                Kind.GROUP,
-                stream=stream.index,
-                lsn=stream.lsn_next,
-                durable=self.durable,
-                payloads=payloads,
-            )
-            offset += span
-            stream.lsn_next += len(payloads)
-            n += 1
-        self._held = groups[n:]
-        if n:
-            self._write(groups[:n], buffers, offset - segment.offset)
-        if self._held and not self._busy:
-            self._rotate()
-
-    def _write(self, groups: list[_Group], buffers: list[bytes], n_bytes: int) -> None:
-        segment = self._active
-        start = segment.offset
-        self.n_groups += len(groups)
-        self.n_bytes += n_bytes
-        if self._fsync:
-            self._busy = True
-            self._writer.write(segment.file, buffers, start, lambda error: self._committed(groups, n_bytes, error))
-            return
-        if n_bytes > _WRITE_ON_LOOP_BYTES_MAX:
-            self._busy = True
-            task = asyncio.ensure_future(self._run(lambda: segment.file.write(buffers, start)))
-            task.add_done_callback(lambda t: self._written_behind(n_bytes, t))
-            return
         try:
-            segment.file.write(buffers, start)
-        except OSError as e:
+            for stream, payloads in groups:
+                span = frame_bytes(payloads)
+                if span > room:
+                    break
+                room -= span
+                buffers += pack_frame(
+                    segment.header,
+                    offset,
+                    Kind.GROUP,
+                    stream=stream.index,
+                    lsn=stream.lsn_next,
+                    durable=self.durable,
+                    payloads=payloads,
+                )
+                offset += span
+                stream.lsn_next += len(payloads)
+                n += 1
+        except ValueError as e:  # a group that no reader would take for one
             self._poison(e)
             return
-        self._written(n_bytes)
-
-    # fsync mode
-
-    def _committed(self, groups: list[_Group], n_bytes: int, error: OSError | None) -> None:
-        self._busy = False
-        self.n_syncs += 1
-        if error is not None:
-            if error.errno in _NO_SPACE:
-                self._undo(groups, error)
-            else:
-                self._poison(error)
+        self._held = groups[n:]
+        if not n:
+            self._rotate()
             return
-        self._active.offset += n_bytes
-        self.durable = self._active.end
-        for stream, payloads in groups:
-            stream.lsn_durable += len(payloads)
-            stream.owner.on_durable(stream.lsn_durable)
+        n_bytes = offset - segment.offset
+        written = groups[:n]
+        self.n_groups += n
+        self.n_bytes += n_bytes
+        self._write(buffers, n_bytes, lambda error: self._committed(written, n_bytes, error))
+
+    def _write(self, buffers: Sequence[bytes], n_bytes: int, done: _Done) -> None:
+        """Write at the end of the segment, and call ``done``: in fsync mode when it is durable."""
+        file, offset = self._active.file, self._active.offset
+        if self._sync is None:
+            self._busy = True
+            self._writer.write(file, buffers, offset, done)
+        elif n_bytes > _WRITE_ON_LOOP_BYTES_MAX:
+            self._busy = True
+            self._behind = asyncio.ensure_future(self._run(lambda: file.write(buffers, offset)))
+            self._behind.add_done_callback(lambda task: done(task.exception()))  # type: ignore[arg-type]
+        else:
+            error: OSError | None = None
+            try:
+                file.write(buffers, offset)
+            except OSError as e:
+                error = e
+            done(error)
+
+    def _failed(self, error: Exception | None) -> bool:
+        """Return whether a write that has ended does not count, because of its failure or the lane's end."""
+        self._busy = False
+        if self._error is not None:
+            return True
+        if error is not None and not _is_no_space(error):
+            self._poison(error)
+            return True
+        return False
+
+    def _committed(self, groups: list[_Group], n_bytes: int, error: Exception | None) -> None:
+        self._n_commits += 1
+        if self._failed(error):
+            return
+        if _is_no_space(error):
+            self._undo(groups, error)
+            return
+        active = self._active
+        active.offset += n_bytes
+        if self._sync is None:
+            self.durable = active.end
+            for stream, payloads in groups:
+                stream.lsn_durable += len(payloads)
+                stream.owner.on_durable(stream.lsn_durable)
+        else:
+            self._sync.written(active.end, [(stream, stream.lsn_next - 1) for stream in self.streams])
+            self._set_lagging(self._sync.is_late)
         self._go_on()
 
-    def _go_on(self) -> None:
-        if self._held:
-            self._turn()
-        elif self._ready or self._cuts:
-            self._schedule()
-        else:
-            self._wake_idle()
-            if self._fsync and self._mark_timer is None and self.durable != self._marked:
-                self._mark_timer = self._loop.call_later(self.config.mark_delay_s, self._mark, self.durable)
-
     def _undo(self, groups: list[_Group], error: OSError) -> None:
-        """The disk is full: wipe the group's first sector, so that no replay finds it, and tell the writers."""
+        """The disk is full: nothing of the write may count."""
+        for stream, payloads in groups:
+            stream.lsn_next -= len(payloads)
+        if self._sync is not None:
+            self._held = groups + self._held
+            self._try_again(error)
+            return
+        offset = self._active.offset
         try:
-            self._active.file.write([bytes(SECTOR_BYTES)], self._active.offset)
+            for _, payloads in groups:  # some may be on disk whole, and would count behind a shorter write
+                self._active.file.write([bytes(SECTOR_BYTES)], offset)
+                offset += frame_bytes(payloads)
             self._active.file.sync()
         except OSError as e:
             self._poison(e)
             return
-        refused = LogFullError(f"no space for a group of the log: {error}")
-        for stream, payloads in groups:
-            stream.lsn_next -= len(payloads)
-            stream.owner.on_refused(refused)
+        self._refuse(groups, error)
         self._go_on()
 
-    def _mark(self, durable: int) -> None:
+    def _refuse(self, groups: list[_Group], error: OSError) -> None:
+        refused = LogFullError(f"the log in {self.segments.directory} has no space: {error}")
+        refused.__cause__ = error
+        for stream, _ in groups:
+            stream.owner.on_refused(refused)
+
+    def _go_on(self) -> None:
+        """After a write: have done what waited for it."""
+        if self._held:
+            self._turn()
+            return
+        if self._ready or self._cuts:
+            self._schedule()
+        elif self._sync is None and self._mark_timer is None and self._active.end != self._marked:
+            self._mark_timer = self._loop.call_later(self.config.mark_delay_s, self._mark_due, self._active.end)
+        self._wake_idle()
+
+    # Marks
+
+    def _mark_due(self, end: int) -> None:
         """Confirm the last group by a frame behind it, if the log was idle since."""
         self._mark_timer = None
-        if self._busy or self._error is not None or self.durable == self._marked:
+        if self._busy or self._error is not None or self._active.end == self._marked:
             return
-        if self.durable != durable:
-            self._mark_timer = self._loop.call_later(self.config.mark_delay_s, self._mark, self.durable)
+        if self._active.end != end:
+            self._mark_timer = self._loop.call_later(self.config.mark_delay_s, self._mark_due, self._active.end)
             return
-        segment = self._active
-        buffers = pack_frame(segment.header, segment.offset, Kind.MARK, durable=durable)
-        if self._fsync:
-            self._busy = True
-            self._writer.write(segment.file, buffers, segment.offset, self._marked_durable)
-            return
-        try:
-            segment.file.write(buffers, segment.offset)
-        except OSError as e:
-            self._poison(e)
-            return
-        segment.offset += SECTOR_BYTES
-        self._marked = self.durable = segment.end
+        self._mark()
 
-    def _marked_durable(self, error: OSError | None) -> None:
-        self._busy = False
-        if error is not None:
-            self._poison(error)
+    def _mark(self) -> None:
+        buffers = pack_frame(self._active.header, self._active.offset, Kind.MARK, durable=self.durable)
+        self._write(buffers, SECTOR_BYTES, self._mark_written)
+
+    def _mark_written(self, error: Exception | None) -> None:
+        if self._failed(error):
             return
-        self._active.offset += SECTOR_BYTES
-        self._marked = self.durable = self._active.end
+        if error is None:
+            self._active.offset += SECTOR_BYTES
+            if self._sync is None:
+                self.durable = self._active.end
+            else:
+                self._sync.marked(self._active.end)
+        self._marked = self._active.end  # without space for it, the next group is marked
         self._go_on()
 
-    # interval mode
+    # Interval mode
 
-    def _written_behind(self, n_bytes: int, task: asyncio.Future[int]) -> None:
-        self._busy = False
-        error = task.exception()
-        if error is not None:
-            self._poison(error)
-            return
-        self._written(n_bytes)
-        self._go_on()
-
-    def _written(self, n_bytes: int) -> None:
-        self._active.offset += n_bytes
-        self._publish()
-        now = self._monotonic()
-        if self._unsynced_since is None:
-            self._unsynced_since = now
-        elif not self.lagging and now - self._unsynced_since > 2 * self.config.sync_interval_s:
-            self.lagging = True
-            self._on_lag(True)
-        self._timer.arm()
-
-    def _publish(self) -> None:
-        """Hand the thread that syncs one consistent view, in one assignment."""
-        lsns = [(stream, stream.lsn_next - 1) for stream in self.streams]
-        self._published = (self._active.end, lsns, self._unsynced)
-
-    def _sync_tick(self) -> None:
-        """Sync what is written; runs in the timer's thread, or in one of `sync`."""
-        with self._sync_lock:
-            if self._error is not None:
-                return
-            captured = self._monotonic()
-            written = self._published
-            error: OSError | None = None
-            try:
-                for file in written[2]:
-                    file.sync()
-            except OSError as e:
-                error = e
-            try:
-                self._loop.call_soon_threadsafe(self._synced, captured, written, error)
-            except RuntimeError:
-                logger.warning("event=synced_after_loop_closed lane=%s", self.segments.directory)
-
-    def _synced(self, captured: float, written: _Written, error: OSError | None) -> None:
-        end, lsns, files = written
-        self.n_syncs += 1
-        if self._error is not None:
-            return
-        if error is not None:
-            self._poison(error)
-            return
-        done = [file for file in files if file is not self._active.file]
-        if done:
-            self._unsynced = [file for file in self._unsynced if file not in done]
-            for file in done:
-                file.close()
-        self.durable = max(self.durable, end)
-        for stream, lsn in lsns:
+    def _synced(self, written: Written, behind: bool) -> None:  # noqa: FBT001 - a callback
+        self.durable = written.end
+        for stream, lsn in written.lsns:
             if lsn > stream.lsn_durable:
                 stream.lsn_durable = lsn
                 stream.owner.on_durable(lsn)
-        behind = self._active.end > end
-        self._unsynced_since = captured if behind else None
-        if behind:
-            self._timer.arm()
-        elif self._active.end != self._marked and self._active.room() > _RESERVED_BYTES:
-            self._mark(self.durable)
-        if self.lagging and not behind:
-            self.lagging = False
-            self._on_lag(False)
+        assert self._sync is not None
+        self._set_lagging(self._stalled or self._sync.is_late)
+        idle = not (behind or self._busy or self._stalled) and self._error is None
+        if idle and self._active.end != self._marked and self._active.room() >= _RESERVED_BYTES:
+            self._mark()
+
+    def _set_lagging(self, lagging: bool) -> None:  # noqa: FBT001
+        if lagging != self.lagging:
+            self.lagging = lagging
+            self._on_lag(lagging)
+
+    def _stall(self, error: OSError | None) -> None:
+        """Keep what is held until `_resume`; in interval mode its writers must not go on without end."""
+        self._stalled = True
+        if self._sync is not None:
+            self._full = error
+            self._set_lagging(True)
+        if error is not None:
+            self._refuse_cuts(error)
+        self._wake_idle()
+
+    def _try_again(self, error: OSError) -> None:
+        """In interval mode there was no space for a write."""
+        self._retry = self._loop.call_later(RETRY_S, self._resume)
+        self._stall(error)
+
+    def _resume(self) -> None:
+        self._stalled = False
+        self._full = None
+        if self._retry is not None:
+            self._retry.cancel()
+        if not self._busy:
+            self._turn()
 
     # Rotation
 
+    def _prepare(self, segment_bytes: int) -> None:
+        self._next.prepare(self._active.header.number + 1, segment_bytes, durable=self.durable)
+
+    def _next_changed(self) -> None:
+        if self._stalled or self._cuts:
+            self._resume()
+
     def _rotate(self) -> None:
-        """Seal the segment and go on in the next; without a next one, hold everything until it is there."""
-        needed = sum(frame_bytes(payloads) for _, payloads in self._held[:1]) + 2 * _RESERVED_BYTES
-        following = self._next
-        if following is None or following.room() < needed:
-            if self._space_error is not None and self._fsync:
-                held, self._held = self._held, []
-                for stream, _ in held:
-                    stream.owner.on_refused(LogFullError(f"no space for the next segment: {self._space_error}"))
-                return
-            self._busy = True  # until the segment is prepared
-            if following is not None:
-                following.file.close()
-                self._next = None
-            self._prepare_next(max(self.config.segment_bytes, 2 * needed))
-            return
-        self._seal(self._after_rotation)
-
-    def _after_rotation(self) -> None:
-        if self._held or self._ready or self._cuts:
-            self._turn()
-
-    def _seal(self, then: Callable[[], None]) -> None:
-        segment = self._active
-        buffers = pack_frame(segment.header, segment.offset, Kind.SEAL, durable=self.durable)
-        if not self._fsync:
-            try:
-                segment.file.write(buffers, segment.offset)
-            except OSError as e:
-                self._poison(e)
-                return
-            self._switch()
-            self._timer.arm()
-            then()
-            return
-        self._busy = True
-
-        def sealed(error: OSError | None) -> None:
-            self._busy = False
-            if error is not None:
-                self._poison(error)
-                return
-            self._switch()
-            then()
-            if not self._busy:
-                self._go_on()
-
-        self._writer.write(segment.file, buffers, segment.offset, sealed)
-
-    def _switch(self) -> None:
-        following = self._next
-        assert following is not None
-        before, self._active, self._next = self._active, following, None
-        if self._fsync:
-            before.file.close()
-            self.durable = following.end
-            self._unsynced = [following.file]
+        """Seal the segment for the first held group; hold all of them until there is a next segment with room."""
+        needed = frame_bytes(self._held[0][1]) + 2 * _RESERVED_BYTES
+        following = self._next.ready
+        if following is not None and following.room() >= needed:
+            self._seal()
+        elif self._next.error is not None and self._sync is None:
+            self._prepare(self.config.segment_bytes)
+            held, self._held = self._held, []
+            self._refuse(held, self._next.error)
+            self._go_on()
         else:
-            self._unsynced = [*self._unsynced, following.file]
-            self._publish()
-        self._marked = following.end
-        self._prepare_next(self.config.segment_bytes)
+            self._next.drop()
+            self._prepare(max(self.config.segment_bytes, 2 * needed))
+            self._stall(self._next.error)
+
+    def _seal(self) -> None:
+        buffers = pack_frame(self._active.header, self._active.offset, Kind.SEAL, durable=self.durable)
+        self._write(buffers, SECTOR_BYTES, self._sealed)
+
+    def _sealed(self, error: Exception | None) -> None:
+        if self._failed(error):
+            return
+        cuts, self._cutting = self._cutting, []
+        if _is_no_space(error):
+            self._cuts += cuts
+            self._no_space_to_seal(error)
+            return
+        number = self.active_number
+        for at_cut, future in cuts:
+            if not future.done():
+                at_cut()
+                future.set_result(number)
+        before, self._active = self._active, self._next.take()
+        if self._sync is None:
+            before.file.close()
+            self.durable = self._active.end
+        else:
+            self._sync.rotated(self._active)
+        self._marked = self._active.end
+        self._prepare(self.config.segment_bytes)
         self._on_rotated()
+        self._go_on()
 
-    def _prepare_next(self, segment_bytes: int) -> None:
-        if self._preparing is None and self._next is None:
-            self._preparing = self._loop.create_task(self._prepare(segment_bytes))
-
-    async def _prepare(self, segment_bytes: int) -> None:
-        number, durable = self._active.header.number + 1, self.durable
-        try:
-            self._next = await self._run(lambda: self.segments.make(number, segment_bytes, durable=durable))
-            self._space_error = None
-        except OSError as e:
-            logger.warning("event=segment_not_made number=%d error=%s", number, e)
-            self._space_error = e
-            self._loop.call_later(_RETRY_S, self._prepare_again, segment_bytes)
-        finally:
-            self._preparing = None
-        if self._held or self._cuts:
-            self._busy = False
-            self._rotate() if self._held else self._turn()
-
-    def _prepare_again(self, segment_bytes: int) -> None:
-        if self._error is None:
-            self._prepare_next(segment_bytes)
+    def _no_space_to_seal(self, error: OSError) -> None:
+        self._refuse_cuts(error)
+        if self._sync is None:
+            held, self._held = self._held, []
+            self._refuse(held, error)
+            self._go_on()
+        elif self._held:
+            self._try_again(error)
 
     # Cuts
 
@@ -501,10 +461,15 @@ class Lane:
             at_cut: Called at that moment. Records that are written later go to later segments.
 
         Raises:
-            WalError: the lane is closed or poisoned.
+            WalError: the lane is closed or poisoned, or there is no space for the next segment.
+
+        Cancellation:
+            Nothing is cut, or it is cut and ``at_cut`` was called.
         """
         if self._error is not None:
             raise self._error
+        if self._full is not None:
+            raise LogFullError(f"no space for what comes before the cut: {self._full}")
         future: asyncio.Future[int] = self._loop.create_future()
         self._cuts.append((at_cut, future))
         self._schedule()
@@ -513,21 +478,18 @@ class Lane:
     def _cut(self) -> None:
         if self._busy or self._held:
             return  # the turn after the one under way cuts
-        if self._next is None:
-            self._prepare_next(self.config.segment_bytes)
-            return  # the turn after the preparation cuts
+        self._cuts = [cut for cut in self._cuts if not cut[1].done()]
+        if not self._cuts:
+            return
+        if self._next.ready is not None:
+            self._cutting, self._cuts = self._cuts, []
+            self._seal()
+        elif self._next.error is not None:
+            self._refuse_cuts(self._next.error)
+
+    def _refuse_cuts(self, error: OSError) -> None:
         cuts, self._cuts = self._cuts, []
-        number = self.active_number
-        for at_cut, _ in cuts:
-            at_cut()
-
-        def sealed() -> None:
-            for _, future in cuts:
-                if not future.done():
-                    future.set_result(number)
-            self._after_rotation()
-
-        self._seal(sealed)
+        _fail(cuts, LogFullError(f"the log in {self.segments.directory} has no space for a cut: {error}"))
 
     def release(self, before: int) -> None:
         """Recycle the segments below ``before``; blocks, call it off the loop.
@@ -535,41 +497,54 @@ class Lane:
         Raises:
             OSError: a file could not be renamed or removed.
         """
-        self.segments.release(before)
+        self.segments.release(min(before, self.active_number), spare_bytes=self.config.segment_bytes)
 
-    # Sync, failure, close
+    # Waiting
 
     async def sync(self) -> None:
         """Return when everything written before the call is durable.
 
         Raises:
+            LogFullError: there is no space; what is held is tried again.
             WalError: it failed; the lane is poisoned.
         """
         await self._idle()
-        if not self._fsync and self._error is None:
-            await self._run(self._sync_tick)
-            await asyncio.sleep(0)  # `_synced` runs before this returns
+        if self._full is not None and self._error is None:
+            raise LogFullError(f"what was written waits for space: {self._full}")
+        if self._sync is not None and self._error is None:
+            await self._sync.sync()
         if self._error is not None:
             raise self._error
 
     async def settled(self) -> None:
-        """Return when nothing is pending or being written. Does not sync."""
+        """Return when what is pending now has been written, or waits for space. Does not sync."""
         await self._idle()
 
     async def _idle(self) -> None:
-        while self._error is None and (self._busy or self._ready or self._held):
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            self._idle_waiters.append(waiter)
-            self._schedule()
-            await waiter
+        if not self._busy and not self._held and not self._ready:
+            return
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._idle_waiters.append((self._n_drains + bool(self._ready), waiter))
+        self._schedule()
+        self._wake_idle()
+        await waiter
 
     def _wake_idle(self) -> None:
-        if self._error is None and (self._busy or self._ready or self._held):
+        if not self._idle_waiters:
             return
-        waiters, self._idle_waiters = self._idle_waiters, []
-        for waiter in waiters:
+        waits = self._idle_waiters
+        if self._error is None and self._full is None:
+            if self._busy or self._held:
+                return
+            self._idle_waiters = [wait for wait in waits if wait[0] > self._n_drains]
+            waits = [wait for wait in waits if wait[0] <= self._n_drains]
+        else:
+            self._idle_waiters = []
+        for _, waiter in waits:
             if not waiter.done():
                 waiter.set_result(None)
+
+    # Failure and end
 
     def _poison(self, cause: BaseException) -> None:
         if self._error is not None:
@@ -582,70 +557,100 @@ class Lane:
 
     def _fail(self, error: WalError) -> None:
         self._error = error
-        self._busy = False
+        if self._sync is not None:
+            self._sync.end()
         self._held = []
         self._ready = []
         for stream in self.streams:
             stream.owner.on_failed(error)
-        for _, future in self._cuts:
-            if not future.done():
-                future.set_exception(error)
-        self._cuts = []
+        self._end_waits(error)
+
+    def _end_waits(self, error: WalError) -> None:
+        cuts, self._cuts, self._cutting = [*self._cuts, *self._cutting], [], []
+        _fail(cuts, error)
         self._wake_idle()
 
+    def _cancel_timers(self) -> None:
+        for timer in (self._mark_timer, self._retry):
+            if timer is not None:
+                timer.cancel()
+
     async def close(self) -> int:
-        """Write, seal and sync everything; return the position where the log ends.
+        """Write, mark and sync everything; return the position where the log ends.
+
+        Whoever asks for a turn from now on is not heard any more.
 
         Returns:
             The end for the manifest, or 0 if the lane is poisoned: then the next open replays.
         """
         await self._idle()
-        if self._mark_timer is not None:
-            self._mark_timer.cancel()
-        if self._preparing is not None:
-            await asyncio.wait([self._preparing])
-        await self._idle()
+        if self._full is not None:
+            self._poison(self._full)
+        self._busy = True
+        self._cancel_timers()
+        if self._sync is not None:
+            await self._sync.stop()
         end = 0
-        if not self._fsync:
-            await self._run(self._timer.stop)
         if self._error is None:
-            segment = self._active
-            seal = pack_frame(segment.header, segment.offset, Kind.SEAL, durable=self.durable)
-
-            def finish() -> None:
-                segment.file.write(seal, segment.offset)
-                for file in self._unsynced:
-                    file.sync()
-
             try:
-                await self._run(finish)
-                segment.offset += SECTOR_BYTES
-                end = segment.end
-                for stream in self.streams:
-                    if stream.lsn_next - 1 > stream.lsn_durable:
-                        stream.lsn_durable = stream.lsn_next - 1
-                        stream.owner.on_durable(stream.lsn_durable)
+                await self._run(self._finish)
             except OSError as e:
                 self._poison(e)
-        self._release_files()
-        if self._error is None:
-            self._error = LogClosedError("the log is closed")
+            else:
+                end = self._finished()
+        await self._let_go()
         return end
 
+    def _finish(self) -> None:
+        """Mark and sync the end; blocks. A seal would promise another segment."""
+        active = self._active
+        mark = pack_frame(active.header, active.offset, Kind.MARK, durable=self.durable)
+        active.file.write(mark, active.offset)
+        for file in [active.file] if self._sync is None else self._sync.files:
+            file.sync()
+
+    def _finished(self) -> int:
+        self._active.offset += SECTOR_BYTES
+        for stream in self.streams:
+            if stream.lsn_next - 1 > stream.lsn_durable:
+                stream.lsn_durable = stream.lsn_next - 1
+                stream.owner.on_durable(stream.lsn_durable)
+        self._error = LogClosedError("the log is closed")
+        self._end_waits(self._error)
+        return self._active.end
+
     def abandon(self) -> None:
-        """Let go of the files of a poisoned lane. Nothing is written any more."""
-        if self._mark_timer is not None:
-            self._mark_timer.cancel()
+        """Let go of the files of a poisoned lane. Nothing is written any more, and no segment gets its name."""
+        self._cancel_timers()
         if self._error is None:
             self._fail(LogClosedError("the log was abandoned"))
-        if not self._fsync:
-            self._loop.run_in_executor(None, self._timer.stop)
+        self._next.close()
+        if self._sync is None:
+            self._release_files()
+        else:
+            self._letting_go = self._loop.create_task(self._let_go())
+
+    async def _let_go(self) -> None:
+        """Close the files when no thread writes or syncs them any more."""
+        if self._behind is not None:
+            await asyncio.wait([self._behind])
+        if self._sync is not None:
+            await self._sync.stop()
         self._release_files()
+        await self._next.made()
 
     def _release_files(self) -> None:
         self._writer.close()
-        for file in [*self._unsynced, self._active.file]:
+        self._next.close()
+        for file in [self._active.file] if self._sync is None else self._sync.files:
             file.close()
-        if self._next is not None:
-            self._next.file.close()
-            self._next = None
+
+
+def _is_no_space(error: Exception | None) -> TypeGuard[OSError]:
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def _fail(cuts: list[_Cut], error: WalError) -> None:
+    for _, future in cuts:
+        if not future.done():
+            future.set_exception(error)

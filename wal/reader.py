@@ -116,9 +116,19 @@ class SegmentReader:
             return None
         return Frame(head, offset, self._data[offset + FRAME_HEADER_BYTES : stop])
 
-    def something_at(self, offset: int) -> bool:
-        """Return whether a frame of this segment was begun at ``offset``, intact or not."""
-        return self._data[offset : offset + 4] == self.header.tag.to_bytes(4, "little")
+    @property
+    def is_short(self) -> bool:
+        """Whether the file has lost bytes; it has its full size before it gets its name."""
+        return len(self._data) < self.header.segment_bytes
+
+    def begun_at(self, offset: int) -> bool:
+        """Return whether a frame of this segment was begun at ``offset``, damaged as it is."""
+        tag = self.header.tag.to_bytes(4, "little")
+        if self._data[offset : offset + 4] == tag:
+            return True
+        rest = self._data[offset + 4 :]
+        head = unpack_frame_header(self.header, tag + rest[:FRAME_HEADER_BYTES])
+        return head is not None and body_is_intact(self.header, head, offset, memoryview(tag + rest))
 
     def frames_behind(self, offset: int) -> Iterator[Frame]:
         """Yield every intact frame that starts on a sector after ``offset``."""

@@ -11,6 +11,7 @@ into the next segment and syncs it before it serves them, because a page cache m
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ OnCorruption = Literal["refuse", "point_in_time", "salvage"]
 Deliver = Callable[[int, int, list[bytes]], None]
 
 SEGMENT_SUFFIX = ".wal"
+_SEGMENT_NAME = re.compile(r"[0-9a-f]{16}\.wal")
 _UNLIMITED = 1 << 63
 
 
@@ -86,7 +88,7 @@ def segment_path(directory: str, number: int) -> str:
 def segment_numbers(files: FileSystem, directory: str) -> list[int]:
     """Return the numbers of the segments in a directory, ascending."""
     names = files.list_directory(directory)
-    return sorted(int(n[: -len(SEGMENT_SUFFIX)], 16) for n in names if n.endswith(SEGMENT_SUFFIX))
+    return sorted(int(n[: -len(SEGMENT_SUFFIX)], 16) for n in names if _SEGMENT_NAME.fullmatch(n))
 
 
 def replay(
@@ -272,34 +274,36 @@ class _Replayer:
         while not reader.sealed:
             successor = next((j for j in range(i + 1, len(headers)) if headers[j].takeover), None)
             behind = list(reader.frames_behind(reader.offset))
-            later = [f for h in headers[i + 1 : successor] for f in self.load(h)]
-            named = max(
-                headers[successor].durable if successor is not None else clean_end,
-                *(f.header.durable for f in behind),
-                *(f.header.durable for f in later),
-                *(h.durable for h in headers[i + 1 : successor]),
-                0,
-            )
-            if named <= reader.end:
-                torn = bool(behind or later) or reader.something_at(reader.offset)
-                if torn and successor is None:
-                    path = segment_path(self.directory, reader.header.number)
-                    n_bytes = reader.n_bytes - reader.offset
-                    n_frames = len(behind) + len(later)
-                    self.found.torn = TornTail(path=path, offset=reader.offset, n_bytes=n_bytes, n_frames=n_frames)
-                return successor
+            if successor is not None:
+                # Whoever made it has judged this end, and copied into it what nothing named as durable.
+                if headers[successor].durable <= reader.end:
+                    return successor
+            else:
+                later = [f for h in headers[i + 1 :] for f in self.load(h)]
+                named = [f.header.durable for f in (*behind, *later)] + [h.durable for h in headers[i + 1 :]]
+                if max(clean_end, *named, 0) <= reader.end:
+                    self.cut(reader, len(behind) + len(later))
+                    return None
             self.damaged(reader, "what stood here was durable, and is damaged")
             if self.on_corruption == "point_in_time":
+                self.found.durable = reader.end  # so the next replay sees an end where this one made it
                 return None
             if not behind:
                 return follows
             reader.offset = behind[0].offset
             for frame in reader:
                 self.take(frame, reader, limits)
-        if whole and follows is None and reader.end != clean_end:
+        if whole and follows is None:
             path = segment_path(self.directory, reader.header.number + 1)
             raise LogCorruptError("the segment is missing: the one before it ends in a seal", path=path, offset=0)
         return follows
+
+    def cut(self, reader: SegmentReader, n_frames: int) -> None:
+        """End the log where the reader stands; report it if something was begun there."""
+        if n_frames or reader.is_short or reader.begun_at(reader.offset):
+            path = segment_path(self.directory, reader.header.number)
+            n_bytes = max(0, reader.n_bytes - reader.offset)
+            self.found.torn = TornTail(path=path, offset=reader.offset, n_bytes=n_bytes, n_frames=n_frames)
 
     def damaged(self, reader: SegmentReader, message: str) -> None:
         path = segment_path(self.directory, reader.header.number)

@@ -13,6 +13,8 @@ These calls block; the lane runs them off the loop, before the segment is needed
 
 from __future__ import annotations
 
+import errno
+import threading
 from collections.abc import Callable, Sequence
 
 from wal.files import File, FileSystem
@@ -90,6 +92,8 @@ class Segments:
         self._epoch = epoch
         self._zero_fill = zero_fill
         self._salt = salt
+        self._naming = threading.Lock()
+        self._retired = False
 
     def make(
         self,
@@ -110,7 +114,8 @@ class Segments:
             groups: Groups to carry over: (stream, first LSN, payloads).
 
         Raises:
-            OSError: it could not be made; nothing has its name.
+            OSError: it could not be made. If it was the sync of the directory that failed, the name may be there, and
+                what it names is whole.
         """
         needed = HEADER_BYTES + sum(frame_bytes(payloads) for _, _, payloads in groups)
         segment_bytes = sectors(max(segment_bytes, 2 * needed))
@@ -125,7 +130,7 @@ class Segments:
             takeover=tuple(takeover),
         )
         path = segment_path(self.directory, number)
-        temporary = path + TEMPORARY_SUFFIX
+        temporary = f"{path}.{header.salt:016x}{TEMPORARY_SUFFIX}"
         file = self._recycled(temporary, segment_bytes) or self._fresh(temporary, segment_bytes)
         segment = Segment(header, file, HEADER_BYTES)
         try:
@@ -136,7 +141,10 @@ class Segments:
                 )
                 segment.offset += file.write(buffers, segment.offset)
             file.sync()
-            self.files.rename(temporary, path)
+            with self._naming:
+                if self._retired:
+                    raise OSError(errno.ECANCELED, "the lane was given up", path)
+                self.files.rename(temporary, path)
             self.files.sync_directory(self.directory)
         except OSError:
             file.close()
@@ -145,8 +153,12 @@ class Segments:
         file.path = path
         return segment
 
+    def retire(self) -> None:
+        """Let no segment get its name any more: somebody else is about to number them. One being made fails."""
+        with self._naming:
+            self._retired = True
+
     def _fresh(self, path: str, segment_bytes: int) -> File:
-        self.files.remove(path)
         file = self.files.create(path)
         try:
             file.allocate(segment_bytes)
@@ -162,22 +174,31 @@ class Segments:
         for name in self._names(SPARE_SUFFIX):
             spare = f"{self.directory}/{name}"
             file = self.files.open_write(spare)
-            if file.size() == segment_bytes:
-                self.files.rename(spare, path)
-                return file
+            try:
+                if file.size() == segment_bytes:
+                    self.files.rename(spare, path)
+                    return file
+            except OSError:
+                file.close()
+                raise
             file.close()
         return None
 
     def _names(self, suffix: str) -> list[str]:
         return [name for name in self.files.list_directory(self.directory) if name.endswith(suffix)]
 
-    def release(self, before: int) -> int:
-        """Recycle or remove every segment whose number is below ``before``; return how many."""
+    def release(self, before: int, *, spare_bytes: int) -> int:
+        """Recycle or remove every segment whose number is below ``before``; return how many.
+
+        Args:
+            before: Number of the first segment that stays.
+            spare_bytes: The size that new segments will have; one of another size would never be used again.
+        """
         numbers = [n for n in segment_numbers(self.files, self.directory) if n < before]
         n_spares = len(self._names(SPARE_SUFFIX))
         for number in numbers:
             path = segment_path(self.directory, number)
-            if n_spares < SPARES_MAX:
+            if n_spares < SPARES_MAX and self._size(path) == spare_bytes:
                 self.files.rename(path, path.removesuffix(SEGMENT_SUFFIX) + SPARE_SUFFIX)
                 n_spares += 1
             else:
@@ -185,6 +206,13 @@ class Segments:
         if numbers:
             self.files.sync_directory(self.directory)
         return len(numbers)
+
+    def _size(self, path: str) -> int:
+        file = self.files.open(path)
+        try:
+            return file.size()
+        finally:
+            file.close()
 
     def remove_temporaries(self) -> None:
         """Remove what an interrupted `make` left."""

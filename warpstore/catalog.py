@@ -71,6 +71,16 @@ class Catalog:
 
     # Changes
 
+    def take_checkpoint_number(self) -> int:
+        """Return a number for new checkpoint files that no others had: those of a failed one may be in the manifest.
+
+        A manifest whose replacement failed may be on disk all the same.
+        """
+        with self._lock:
+            number = self.manifest.next_checkpoint
+            self.manifest = msgspec.structs.replace(self.manifest, next_checkpoint=number + 1)
+        return number
+
     def _change(self, **changes: Any) -> None:
         with self._lock:
             changed = msgspec.structs.replace(self.manifest, **changes)
@@ -96,7 +106,7 @@ class Catalog:
             LaneManifest(entry.directory, number, max(entry.active, number), entry.clean_end)
             for entry, number in zip(self.manifest.lanes, first, strict=True)
         ]
-        self._change(shards=list(shards), lanes=lanes, next_checkpoint=self.manifest.next_checkpoint + 1)
+        self._change(shards=list(shards), lanes=lanes)
 
     def closed(self, ends: Sequence[int], lsns: Sequence[int]) -> None:
         """Record a clean close: where each lane's log ends, and the last LSN of each shard."""
@@ -108,8 +118,7 @@ class Catalog:
 
     def redealt(self, shards: Sequence[CheckpointManifest], lanes: Sequence[LaneManifest]) -> None:
         """Record that the slots were dealt to another number of shards; no log counts any more."""
-        changes = {"shards": list(shards), "lanes": list(lanes), "clean_lsns": []}
-        self._change(**changes, next_checkpoint=self.manifest.next_checkpoint + 1)
+        self._change(shards=list(shards), lanes=list(lanes), clean_lsns=[])
 
     def dropped(self, name: str) -> None:
         """Record that a table is gone."""
@@ -159,22 +168,30 @@ def new_manifest(store_id: bytes, shards: int, lanes: Iterable[str]) -> Manifest
     )
 
 
-def with_schemas(manifest: Manifest, plans: Iterable[Plan[Any]]) -> tuple[dict[str, TableManifest], int, int]:
-    """Return the tables of a manifest with the schemas of these types, and the next table number and tag.
+def check_names(plans: Iterable[Plan[Any]]) -> None:
+    """Raise if two record types have one table name.
 
     Raises:
-        IncompatibleSchemaError: a type cannot read what is stored under its name.
-        ConfigError: two types have one name.
+        ConfigError: they have.
     """
-    tables, next_table, next_tag = dict(manifest.tables), manifest.next_table, manifest.next_tag
     seen: set[str] = set()
-    for plan in plans:
-        name = plan.table
+    for name in (plan.table for plan in plans):
         if name in seen:
             raise ConfigError(
                 f"models: two record types have the table name {name!r}; give one name=", setting="models"
             )
         seen.add(name)
+
+
+def with_schemas(manifest: Manifest, plans: Iterable[Plan[Any]]) -> tuple[dict[str, TableManifest], int, int]:
+    """Return the tables of a manifest with the schemas of these types, and the next table number and tag.
+
+    Raises:
+        IncompatibleSchemaError: a type cannot read what is stored under its name.
+    """
+    tables, next_table, next_tag = dict(manifest.tables), manifest.next_table, manifest.next_tag
+    for plan in plans:
+        name = plan.table
         table = tables.get(name)
         if table is None:
             tables[name] = TableManifest(next_table, [SchemaEntry(next_tag, plan.schema.to_builtins())])

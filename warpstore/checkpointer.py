@@ -18,6 +18,7 @@ from warpstore.checkpoint import Checkpoint, CheckpointJob, ShardJob, TableJob
 from warpstore.checkpoint.job import LogJob
 from warpstore.errors import UnavailableError, WarpstoreError
 from warpstore.keys import slot_range
+from warpstore.lane_keeper import release_all
 from warpstore.manifest import CheckpointManifest
 from warpstore.shard import Shard
 from warpstore.values import tombstone
@@ -94,14 +95,14 @@ class Checkpointer(Actor[str, None]):
         def cut(indexes: range) -> None:
             for i in indexes:
                 stream = shards[i].stream
-                lsns[i] = catalog.manifest.shards[i].lsn if stream is None else stream.lsn_next - 1
+                lsns[i] = shards[i].lsn_recovered if stream is None else stream.lsn_next - 1
                 for tier in shards[i].tiers.values():
                     tier.begin_cut()
 
         try:
             if context.config.durability == "memory":
                 cut(range(len(shards)))
-                logs, first = await self._dump(shards), [entry.first for entry in catalog.manifest.lanes]
+                logs, first = await self._dump(shards), [entry.active for entry in catalog.manifest.lanes]
                 after = [0] * len(shards)
             else:
                 logs, first = [], []
@@ -137,20 +138,18 @@ class Checkpointer(Actor[str, None]):
         directory = catalog.checkpoint_directory
 
         def open_new() -> list[Checkpoint]:
-            context.files.sync_directory(directory)
-            store_id = catalog.manifest.id_bytes
-            new = [Checkpoint.open(context.files, s.target, store_id=store_id, shard=s.shard) for s in job.shards]
-            entries = [CheckpointManifest(c.path.rpartition("/")[2], c.lsn) for c in new]
-            catalog.checkpointed(entries, first)
+            new: list[Checkpoint] = []
+            try:
+                context.files.sync_directory(directory)
+                for s in job.shards:
+                    store_id = catalog.manifest.id_bytes
+                    new.append(Checkpoint.open(context.files, s.target, store_id=store_id, shard=s.shard))
+                entries = [CheckpointManifest(c.path.rpartition("/")[2], c.lsn) for c in new]
+                catalog.checkpointed(entries, first)
+            except BaseException:
+                release_all(new)
+                raise
             return new
-
-        new = await context.run(open_new)
-        for shard, checkpoint in zip(shards, new, strict=True):
-            before, shard.checkpoint = shard.checkpoint, checkpoint
-            for tier in shard.tiers.values():
-                await tier.install(checkpoint, context.pause)
-            if before is not None:
-                before.release()
 
         def clean_up() -> None:
             catalog.remove_strays()
@@ -162,7 +161,15 @@ class Checkpointer(Actor[str, None]):
                     for name in context.files.list_directory(log.directory):
                         context.files.remove(f"{log.directory}/{name}")
 
-        await context.run(clean_up)
+        async with context.installing:
+            for index, checkpoint in enumerate(await context.run(open_new)):
+                shard = context.shards[index]  # it may have been started again since the cut
+                before, shard.checkpoint = shard.checkpoint, checkpoint
+                for tier in shard.tiers.values():
+                    await tier.install(checkpoint, context.pause)
+                if before is not None:
+                    before.release()
+            await context.run(clean_up)
 
     # "memory" mode: there is no log, so what is dirty becomes one.
 
@@ -229,6 +236,7 @@ def checkpoint_job(
 ) -> CheckpointJob:
     """Return the job that writes the checkpoints of all shards; it deals the slots anew if their number changes."""
     manifest = catalog.manifest
+    number = catalog.take_checkpoint_number()
     directory = catalog.checkpoint_directory
     paths = [(f"{directory}/{entry.name}", i) for i, entry in enumerate(manifest.shards) if entry.name]
     same = n_shards == len(manifest.shards)
@@ -241,7 +249,7 @@ def checkpoint_job(
                 sources=[path for path in paths if path[1] == i] if same else paths,
                 slots=(slots.start, slots.stop),
                 lsn=lsns[i],
-                target=f"{directory}/{manifest.next_checkpoint:08x}-{i:03d}.ckpt",
+                target=f"{directory}/{number:08x}-{i:03d}.ckpt",
                 salt=context.environment.random_u64(),
             )
         )

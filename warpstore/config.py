@@ -50,7 +50,8 @@ class Config:
         processes: Worker processes. 0, the only value so far: everything runs in this process.
         mailbox_messages_max: Messages that wait for one shard before callers wait; 1 or more.
         mailbox_bytes_max: Bytes that wait for one shard before callers wait; 16 MiB or more.
-        record_cache_entries: Decoded records kept for repeated reads, per table; a power of two, or 0 for none.
+        record_cache_entries: Decoded records kept for repeated reads, per table; a power of two, or 0 for none. More than
+            the processor's own cache holds cost more than they save.
         restart_intensity: Restarts within ``restart_period_s`` before the store goes read-only; 1 or more.
         restart_period_s: Seconds.
         stop_timeout_s: Seconds that closing waits for a shard.
@@ -71,7 +72,7 @@ class Config:
     processes: int = 0
     mailbox_messages_max: int = 10_000
     mailbox_bytes_max: int = 64 << 20
-    record_cache_entries: int = 8192
+    record_cache_entries: int = 1024
     restart_intensity: int = 3
     restart_period_s: float = 5.0
     stop_timeout_s: float = 30.0
@@ -101,7 +102,7 @@ class Config:
             raise ConfigError(
                 f"lanes={self.lanes} contradicts log=, which names {len(self.log)} folders", setting="lanes"
             )
-        if self.gpu in {"require", "inprocess"} or isinstance(self.gpu, int):
+        if self.gpu in ("require", "inprocess") or isinstance(self.gpu, int):
             raise ConfigError(f"gpu={self.gpu!r}: this version has no CUDA backend; use 'auto' or 'off'", setting="gpu")
         _one_of(self, "gpu", ("auto", "off"))
 
@@ -134,18 +135,18 @@ def load(path: str | os.PathLike[str] | None, settings: Mapping[str, Any]) -> Co
 def _parsed(name: str, value: Any) -> Any:
     default = {f.name: f.default for f in dataclasses.fields(Config)}[name]
     try:
-        if name in _SIZES and value is not None:
+        if name in _SIZES and not (value is None and default is None):
             return parse_bytes(value)
         if name in _DURATIONS or (name == "restart_period_s"):
             return parse_seconds(value)
     except (ValueError, TypeError) as e:
         raise ConfigError(f"{name}={value!r}: {e}", setting=name) from e
     if name == "log":
-        if isinstance(value, str | os.PathLike) or not all(isinstance(v, str | os.PathLike) for v in value):
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str | os.PathLike) for v in value):
             raise ConfigError(f"log={value!r}: must be a list of folders", setting=name)
         return tuple(os.path.abspath(os.fspath(v)) for v in value)
     whole = default is None or type(default) is int
-    if whole and value is not None and name != "gpu" and type(value) is not int:
+    if whole and not (value is None and default is None) and type(value) is not int:
         raise ConfigError(f"{name}={value!r}: must be a whole number", setting=name)
     return value
 

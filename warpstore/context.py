@@ -47,6 +47,7 @@ class StoreContext:
         checkpointer: What writes the checkpoints.
         closed: Why no call is served any more, or None.
         read_only: Why no write is served any more, or None.
+        installing: Held while a checkpoint takes the place of the one before, and while a shard reads one back.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class StoreContext:
         self.closed: WarpstoreError | None = None
         self.read_only: WarpstoreError | None = None
         self.lock = lock
+        self.installing = asyncio.Lock()
         self._fed: list[GpuTier] = []
         self._backend: NumpyBackend | None = None
         self._runner: Runner = environment.runner(loop)
@@ -164,6 +166,11 @@ class StoreContext:
         for shard in self.shards.values():
             shard.is_fed = True
 
+    def forget_columns(self) -> None:
+        """Have the columns built anew: a shard came back, and not all that it holds was fed to them, or is still true."""
+        for tier in self.gpu_tiers:
+            tier.forget()
+
     def feed(self, shard: Shard, payloads: Sequence[bytes]) -> None:  # noqa: ARG002
         """Hand acknowledged payloads to the GPU tiers."""
         for tier in self._fed:
@@ -194,6 +201,8 @@ class StoreContext:
 
     def release(self) -> None:
         """Release threads, columns and the lock; the last step of closing."""
+        for shard in self.shards.values():
+            shard.release_checkpoint()
         for tier in self.gpu_tiers:
             tier.close()
         if self._backend is not None:

@@ -64,6 +64,7 @@ class GpuTier:
         self._n_fed = 0
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self._revision = 0
         self.upgrade: Callable[[bytes], bytes] | None = None
 
     # Feeding
@@ -85,12 +86,10 @@ class GpuTier:
     async def lookup(self, name: str, keys: Keys) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return a column's values and which were found; see `Column.lookup`."""
         async with self._lock:
-            if self._slab is None:
-                await self._build()
             await self._take_in()
-            if self._slab is None:  # the first record with a deadline came in
+            while self._slab is None:  # also when the first record with a deadline came in, or a shard came back
                 await self._build()
-            assert self._slab is not None
+                await self._take_in()
             snapshot = self._slab.snapshot()
         columns = [name, _DEADLINE_COLUMN] if self._expires else [name]
 
@@ -116,12 +115,20 @@ class GpuTier:
     async def _build(self) -> None:
         self._context.start_feeding(self)
         self._fed, self._n_fed = [], 0
+        revision = self._revision
         snapshots = self._context.snapshots(self._codec.plan.table)
         try:
-            self._slab = await self._context.run(lambda: self._built(snapshots))
+            slab = await self._context.run(lambda: self._built(snapshots))
         finally:
             for snapshot in snapshots:
                 snapshot.release()
+        if revision == self._revision:
+            self._slab = slab
+
+    def forget(self) -> None:
+        """Drop the slab: the next lookup builds it anew."""
+        self._slab = None
+        self._revision += 1
 
     def _built(self, snapshots: list[Snapshot]) -> Slab:
         """Return a slab of everything in the snapshots; blocks."""

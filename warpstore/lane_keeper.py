@@ -7,6 +7,7 @@ read back from disk, copied into a new segment and synced before anybody sees it
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -86,8 +87,8 @@ class LaneKeeper(Actor[None, None]):
             monotonic=context.clock.monotonic,
             writer=context.files.durable_writer(context.loop),
             on_lag=self._on_lag,
-            on_poisoned=self.crash,
-            on_rotated=catalog.on_rotated,
+            on_poisoned=self._on_poisoned,
+            on_rotated=self._on_rotated,
         )
 
     def _recover(self, segments: Segments) -> Segment:
@@ -95,7 +96,18 @@ class LaneKeeper(Actor[None, None]):
         context, catalog = self._context, self._catalog
         segments.remove_temporaries()
         shards = catalog.shards_of_lane(self.index)
-        states = {shard: load_tiers(context, catalog, shard) for shard in shards}
+        states: dict[int, tuple[Tiers, Checkpoint | None]] = {}
+        try:
+            for shard in shards:
+                states[shard] = load_tiers(context, catalog, shard)
+            return self._replayed(segments, states)
+        except BaseException:
+            self.prepared.clear()
+            release_all(checkpoint for _, checkpoint in states.values())
+            raise
+
+    def _replayed(self, segments: Segments, states: dict[int, tuple[Tiers, Checkpoint | None]]) -> Segment:
+        context, catalog = self._context, self._catalog
         entry = catalog.manifest.lanes[self.index]
         if catalog.is_covered(self.index):
             found = Replay(next_lsn=[shard.lsn + 1 for shard in catalog.manifest.shards])
@@ -105,8 +117,8 @@ class LaneKeeper(Actor[None, None]):
             if found.torn is not None:
                 catalog.quarantine(found.torn)
         self.report = found
-        for shard in shards:
-            self.prepared[shard] = Prepared(*states[shard], found.next_lsn[shard])
+        for shard, state in states.items():
+            self.prepared[shard] = Prepared(*state, found.next_lsn[shard])
         takeover = list(found.next_lsn)
         for stream, lsn, _ in found.tail:
             takeover[stream] = min(takeover[stream], lsn)
@@ -121,6 +133,13 @@ class LaneKeeper(Actor[None, None]):
             if shard is not None and shard.is_alive:
                 shard.hold_writers() if lagging else shard.open_routes()
 
+    def _on_poisoned(self, error: WalError) -> None:
+        if self.lane is not None:  # else it is being closed, and nothing is to be started again
+            self.crash(error)
+
+    def _on_rotated(self) -> None:
+        self._catalog.on_rotated()
+
     async def close(self) -> int:
         """Close the lane cleanly; return the position where its log ends, 0 if it was poisoned."""
         lane, self.lane = self.lane, None
@@ -128,11 +147,25 @@ class LaneKeeper(Actor[None, None]):
 
     async def on_stop(self) -> None:
         await self.close()
+        self._release_prepared()
 
     def on_crash(self, error: BaseException) -> None:  # noqa: ARG002
         lane, self.lane = self.lane, None
         if lane is not None:
             lane.abandon()
+        self._release_prepared()
+
+    def _release_prepared(self) -> None:
+        """Let go of the checkpoints that no shard has taken."""
+        prepared, self.prepared = self.prepared, {}
+        release_all(state.checkpoint for state in prepared.values())
+
+
+def release_all(checkpoints: Iterable[Checkpoint | None]) -> None:
+    """Release the checkpoints that there are."""
+    for checkpoint in checkpoints:
+        if checkpoint is not None:
+            checkpoint.release()
 
 
 def load_tiers(context: StoreContext, catalog: Catalog, shard: int) -> tuple[Tiers, Checkpoint | None]:
@@ -153,8 +186,10 @@ def load_tiers(context: StoreContext, catalog: Catalog, shard: int) -> tuple[Tie
     return tiers, checkpoint
 
 
-def replay_into(context: StoreContext, catalog: Catalog, lane: int, tiers: dict[int, Tiers]) -> Replay:
-    """Replay a lane's log into the hot tiers of some of its shards; blocks.
+def replay_into(
+    context: StoreContext, catalog: Catalog, lane: int, tiers: dict[int, Tiers], *, until: int | None = None
+) -> Replay:
+    """Replay a lane's log, whole or through segment ``until``, into the hot tiers of some of its shards; blocks.
 
     Raises:
         CorruptionError: the log is damaged.
@@ -179,6 +214,7 @@ def replay_into(context: StoreContext, catalog: Catalog, lane: int, tiers: dict[
             lane=lane,
             first=entry.first,
             last=entry.active or None,
+            until=until,
             after=[shard.lsn for shard in catalog.manifest.shards],
             deliver=deliver,
             clean_end=entry.clean_end,

@@ -104,10 +104,11 @@ def read(files: FileSystem, directory: str) -> Manifest:
         file.close()
     head, _, body = data.partition(b"\n")
     words = head.split(b" ")
-    if len(words) != 3 or words[0] != _MAGIC or not words[1].isdigit():
+    if len(words) != 3 or words[0] != _MAGIC or not words[1].isdigit() or not 0 < int(words[1][:9]):
         raise CorruptionError(f"{path}: offset 0: this is no warpstore manifest", path=path, offset=0)
-    if int(words[1]) > FORMAT_VERSION:
-        message = f"{path}: format version {int(words[1])}, this warpstore reads up to {FORMAT_VERSION}: upgrade it"
+    version = int(words[1][:9])
+    if version > FORMAT_VERSION:
+        message = f"{path}: format version {version}, this warpstore reads up to {FORMAT_VERSION}: upgrade it"
         raise FormatVersionError(message, path=path)
     if words[2] != b"%08x" % crc32c(body):
         raise CorruptionError(f"{path}: offset 0: the checksum is wrong", path=path, offset=0)

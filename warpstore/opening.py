@@ -13,7 +13,7 @@ from typing import Any
 from wal import FileSystem, Lock, WalError
 from warpstore import manifest as manifests
 from warpstore.actor import Process
-from warpstore.catalog import Catalog, new_manifest, with_schemas
+from warpstore.catalog import Catalog, check_names, new_manifest, with_schemas
 from warpstore.checkpoint.job import LogJob, run_job
 from warpstore.checkpointer import Checkpointer, checkpoint_job
 from warpstore.config import SHARDS_DEFAULT, Config
@@ -23,11 +23,13 @@ from warpstore.errors import (
     ConfigError,
     CorruptionError,
     NotAStoreError,
+    OpenError,
     ReadOnlyStoreError,
+    ShardUnavailableError,
     StoreInUseError,
 )
 from warpstore.keys import slot_range
-from warpstore.lane_keeper import LaneKeeper, Prepared, load_tiers, replay_into
+from warpstore.lane_keeper import LaneKeeper, Prepared, load_tiers, release_all, replay_into
 from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest
 from warpstore.plan import Plan
 from warpstore.routes import TableRoutes
@@ -54,6 +56,14 @@ async def open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, envi
         IncompatibleSchemaError: a record type cannot read what is stored.
         ConfigError: a setting contradicts the store.
     """
+    check_names(plans)
+    try:
+        return await _open_parts(path, plans, config, environment)
+    except OSError as e:
+        raise OpenError(f"{path}: cannot be opened: {e}", path=path) from e
+
+
+async def _open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment) -> OpenParts:
     files = environment.files
     loop = asyncio.get_running_loop()
     lock = _lock(files, path)
@@ -70,13 +80,13 @@ async def open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, envi
             context.table_numbers[name] = table.table
         root = _tree(context, catalog)
         await root.start()
+        await context.run(catalog.remove_strays)
     except BaseException:
         if context is not None:
             context.release()
         else:
             lock.close()
         raise
-    await context.run(catalog.remove_strays)
     return OpenParts(context, catalog, root)
 
 
@@ -142,8 +152,11 @@ def _reshard(context: StoreContext, catalog: Catalog, n_shards: int) -> None:
     for lane, entry in enumerate(manifest.lanes):
         number = entry.first
         if not catalog.is_covered(lane):
-            tiers = {shard: load_tiers(context, catalog, shard)[0] for shard in catalog.shards_of_lane(lane)}
-            found = replay_into(context, catalog, lane, tiers)
+            states = {shard: load_tiers(context, catalog, shard) for shard in catalog.shards_of_lane(lane)}
+            try:
+                found = replay_into(context, catalog, lane, {shard: tiers for shard, (tiers, _) in states.items()})
+            finally:
+                release_all(checkpoint for _, checkpoint in states.values())
             next_lsn = [max(a, b) for a, b in zip(next_lsn, found.next_lsn, strict=True)]
             number = found.next_number
             if found.numbers:
@@ -187,7 +200,7 @@ def _tree(context: StoreContext, catalog: Catalog) -> Supervisor:
     def escalated(error: ReadOnlyStoreError) -> None:
         context.read_only = error
         for shard in context.shards.values():
-            shard.hold_writers()
+            shard.refuse_writers(error)
 
     shards = [
         ChildSpec(f"shard {i}", lambda i=i: _start_shard(context, catalog, i), shutdown_s=config.stop_timeout_s)  # type: ignore[misc]
@@ -201,7 +214,7 @@ def _tree(context: StoreContext, catalog: Catalog) -> Supervisor:
     }
 
     def shard_supervisor() -> Process:
-        return Supervisor(shards, name="shards", strategy="one_for_one", **options)
+        return Supervisor(shards, name="shards", strategy="one_for_one", on_escalate=escalated, **options)
 
     children = [
         ChildSpec(f"lane {i}", lambda i=i: keep_lane(i), shutdown_s=config.stop_timeout_s)  # type: ignore[misc]
@@ -219,15 +232,22 @@ async def _start_shard(context: StoreContext, catalog: Catalog, index: int) -> S
     keeper = context.lanes[lane_index]
     prepared = keeper.prepared.pop(index, None)
     if prepared is None:
-        if keeper.lane is not None:
-            await keeper.lane.settled()
+        if keeper.lane is None:
+            raise ShardUnavailableError(f"shard {index} cannot start while its lane is down")
+        # What the shard wrote is in sealed segments then, which nobody writes while they are read.
+        sealed = await keeper.lane.cut(lambda: None)
 
         def reload() -> Prepared:
             tiers, checkpoint = load_tiers(context, catalog, index)
-            found = replay_into(context, catalog, lane_index, {index: tiers})
+            try:
+                found = replay_into(context, catalog, lane_index, {index: tiers}, until=sealed)
+            except BaseException:
+                release_all([checkpoint])
+                raise
             return Prepared(tiers, checkpoint, found.next_lsn[index])
 
-        prepared = await context.run(reload)
+        async with context.installing:
+            prepared = await context.run(reload)
     shard = Shard(
         index,
         slot_range(index, len(catalog.manifest.shards)),
@@ -243,5 +263,10 @@ async def _start_shard(context: StoreContext, catalog: Catalog, index: int) -> S
     )
     shard.is_fed = context.is_feeding
     shard.attach(keeper.lane if config.durability != "memory" else None, prepared.lsn_next)
+    before = context.shards.get(index)
     context.shards[index] = shard
+    context.forget_columns()
+    context.follow(shard)
+    if before is not None:
+        before.release_checkpoint()
     return shard

@@ -45,7 +45,7 @@ class TableRoutes:
         self.table = table
         self.routes: list[Route | None] = [None] * SLOTS
         self.posts: list[Post | None] = [None] * SLOTS
-        self.readers: list[tuple[Dict, Dict] | None] = [None] * SLOTS
+        self.readers: list[tuple[Dict, ...] | None] = [None] * SLOTS
         self.shards: list[Shard | None] = [None] * SLOTS
         self.tiers: list[HotTier | None] = [None] * SLOTS
         self.known: dict[Any, Any] = {}
@@ -54,12 +54,12 @@ class TableRoutes:
         """Take in what a shard's tier for this table is now."""
         self.known.clear()
         tier = shard.tiers[self.table]
-        readable = shard.is_alive and not tier.frozen
         for i, slot in enumerate(shard.slots):
             young = tier.young.dicts[i]
             self.shards[slot] = shard
             self.tiers[slot] = tier
-            self.readers[slot] = (young, tier.clean[i]) if readable else None
+            frozen = [generation.dicts[i] for generation in tier.frozen]
+            self.readers[slot] = (young, *frozen, tier.clean[i]) if shard.is_alive else None
             self.posts[slot] = shard.mailbox.post if shard.durable and shard.is_alive else None
             self.routes[slot] = Route(young, shard.pending, shard.ask) if shard.is_open else None
 

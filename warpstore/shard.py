@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from wal import Lane, Stream, WalError
-from warpstore.actor import UNDER_WAY, Actor, Call, Reason
+from warpstore.actor import UNDER_WAY, Actor, Call, Reason, State
 from warpstore.checkpoint import Checkpoint, WouldBlock
 from warpstore.errors import (
     WRONG_THREAD,
@@ -82,6 +82,7 @@ class Shard(Actor[Message, None]):
     Attributes:
         pending: Payloads of relaxed writes that the lane has not taken yet.
         is_open: Whether relaxed writes may go straight in.
+        lsn_recovered: The last LSN that recovery found; in "memory" mode there is none after it.
     """
 
     def __init__(
@@ -116,18 +117,21 @@ class Shard(Actor[Message, None]):
         self.is_open = False
         self.is_fed = False
         self.stream: Stream | None = None
+        self.lsn_recovered = 0
         self._lane: Lane | None = None
         self._on_routes = on_routes
         self._feed = feed
         self._group: list[bytes] = []
         self._writes: list[Write] = []
         self._room: asyncio.Future[None] | None = None
+        self._refusal: Exception | None = None
 
     # Life
 
     def attach(self, lane: Lane | None, lsn_next: int) -> None:
         """Join a lane; None in "memory" mode. Before `start`."""
         self._lane = lane
+        self.lsn_recovered = lsn_next - 1
         if lane is not None:
             self.stream = lane.open_stream(self.index, self, lsn_next)
 
@@ -141,8 +145,6 @@ class Shard(Actor[Message, None]):
 
     def on_crash(self, error: BaseException) -> None:  # noqa: ARG002
         self._close_routes()
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
 
     def ended_error(self, reason: Reason, *, in_hand: bool) -> Exception:
         if isinstance(reason, BaseException):
@@ -153,21 +155,36 @@ class Shard(Actor[Message, None]):
             )
         return ShardUnavailableError(f"{self.name} was stopped; nothing was applied")
 
+    def release_checkpoint(self) -> None:
+        """Let go of the checkpoint, when another shard has taken this one's place or the store is closed."""
+        checkpoint, self.checkpoint = self.checkpoint, None
+        if checkpoint is not None:
+            checkpoint.release()
+
     def open_routes(self) -> None:
         """Let relaxed writes straight in."""
-        self.is_open = not self.durable
+        self.is_open = not self.durable and self._refusal is None
         self._on_routes(self)
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        self._wake_room()
 
     def hold_writers(self) -> None:
         """Make relaxed writers wait in `room`."""
         self.is_open = False
         self._on_routes(self)
 
+    def refuse_writers(self, error: Exception) -> None:
+        """Let no relaxed write in any more; those who wait in `room` get ``error``."""
+        self._refusal = error
+        self._close_routes()
+
     def _close_routes(self) -> None:
         self.is_open = False
         self._on_routes(self)
+        self._wake_room()
+
+    def _wake_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
 
     def _tier_changed(self, tier: HotTier) -> None:  # noqa: ARG002
         self._on_routes(self)
@@ -178,10 +195,12 @@ class Shard(Actor[Message, None]):
         """Return when a relaxed write may go in.
 
         Raises:
-            UnavailableError: the shard has ended.
+            UnavailableError: the shard has ended, or takes no writes any more.
         """
         while not self.is_open:
-            if not self.is_alive:
+            if self._refusal is not None:
+                raise self._refusal.with_traceback(None)
+            if not self.is_alive or self.state is State.STOPPING:
                 raise self.ended_error(self.reason or "shutdown", in_hand=False)
             if self._room is None or self._room.done():
                 self._room = self.loop.create_future()

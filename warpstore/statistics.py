@@ -115,7 +115,7 @@ def gather(
         checkpoint_bytes=sum(shard.checkpoint.n_bytes for shard in shards if shard.checkpoint is not None),
         log_bytes=0 if checkpointer is None else checkpointer.log_bytes(),
         last_checkpoint_error=None if error is None else str(error),
-        tables=tuple(_table(context, name, by_name.get(name)) for name in sorted(context.table_numbers)),
+        tables=tuple(_table(context, name, by_name.get(name)) for name in sorted(catalog.manifest.tables)),
         lanes=tuple(_lanes(context)),
         actors=actors,
     )

@@ -98,8 +98,9 @@ class Store:
             return
         try:
             for keeper in self._context.lanes:
-                if keeper.lane is not None:
-                    await keeper.lane.sync()
+                if keeper.lane is None:
+                    raise OutcomeUnknownError("the log failed, and is being recovered")
+                await keeper.lane.sync()
         except WalError as e:
             raise OutcomeUnknownError(f"the log failed: {e}") from e
 
@@ -162,15 +163,12 @@ class Store:
             ends = [await keeper.close() for keeper in context.lanes]
             await self._root.stop()
             if context.read_only is None:
-                if in_memory:
-                    lsns = [entry.lsn for entry in catalog.manifest.shards]
                 await context.run(lambda: catalog.closed(ends, lsns))
+                if not all(ends) and not in_memory:
+                    error = OutcomeUnknownError("the last bytes of the log could not be made durable")
         finally:
             for table in self._tables.values():
                 table._close()
-            for shard in context.shards.values():
-                if shard.checkpoint is not None:
-                    shard.checkpoint.release()
             context.release()
         if error is not None:
             raise error
@@ -186,7 +184,7 @@ class Store:
 
     def _last_lsn(self, index: int) -> int:
         stream = self._context.shards[index].stream
-        return self._catalog.manifest.shards[index].lsn if stream is None else stream.lsn_next - 1
+        return self._context.shards[index].lsn_recovered if stream is None else stream.lsn_next - 1
 
 
 class Opening:

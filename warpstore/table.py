@@ -138,7 +138,7 @@ class Table(Generic[R]):
         self._copy = codec.copy
         keeps = codec.copy is not None and not self._ephemeral and plan.key_kind != "uuid"
         self._known_max = context.config.record_cache_entries if keeps else 0
-        self._known: dict[Any, tuple[dict[HotKey, bytes], dict[HotKey, bytes], bytes, R]] = routes.known
+        self._known: dict[Any, tuple[tuple[dict[HotKey, bytes], ...], bytes, R]] = routes.known
         self._known_order: deque[HotKey] = deque()
         self._seen = [0] * self._known_max
         self._reads_left = _YIELD_READS
@@ -400,10 +400,12 @@ class Table(Generic[R]):
         hot: HotKey
         known = self._known.get(key)
         if known is not None:
-            young, clean, value, kept = known
-            newest = young.get(key)  # type: ignore[arg-type]  # a known key is a hot key
-            if newest is None:
-                newest = clean.get(key)  # type: ignore[arg-type]
+            dicts, value, kept = known
+            newest = None
+            for records in dicts:
+                newest = records.get(key)  # type: ignore[arg-type]  # a known key is a hot key
+                if newest is not None:
+                    break
             if newest is value:
                 self._reads_left -= 1
                 if self._reads_left < 0:
@@ -417,9 +419,10 @@ class Table(Generic[R]):
         reader = self._readers[slot]
         newest = None
         if reader is not None:
-            newest = reader[0].get(hot)
-            if newest is None:
-                newest = reader[1].get(hot)
+            for records in reader:
+                newest = records.get(hot)
+                if newest is not None:
+                    break
         if newest is None:
             newest = await self._load(slot, hot)
         if not newest:
@@ -449,7 +452,7 @@ class Table(Generic[R]):
         await asyncio.sleep(0)
 
     def _consider(
-        self, key: HotKey, reader: tuple[dict[HotKey, bytes], dict[HotKey, bytes]] | None, value: bytes, record: R
+        self, key: HotKey, reader: tuple[dict[HotKey, bytes], ...] | None, value: bytes, record: R
     ) -> None:
         """Keep a decoded copy of a record that comes by again; every few reads only, so that others pay nothing."""
         if self._seen and reader is not None:
@@ -462,7 +465,7 @@ class Table(Generic[R]):
                 if len(order) >= self._known_max:
                     self._known.pop(order.popleft(), None)
                 order.append(key)
-                self._known[key] = (*reader, value, self._copy(record))  # type: ignore[misc]
+                self._known[key] = (reader, value, self._copy(record))  # type: ignore[misc]
 
     async def get_with_version(self, key: Key) -> tuple[R | None, int]:
         """Return the record under a key and its version; (None, 0) if there is none.
@@ -652,9 +655,12 @@ class Table(Generic[R]):
                 self._readable(slot)
                 values.append(tiers[slot].in_memory(slot, hot))  # type: ignore[union-attr]
                 continue
-            young, clean = reader
-            value = young.get(hot)
-            values.append(clean.get(hot) if value is None else value)
+            value = None
+            for records in reader:
+                value = records.get(hot)
+                if value is not None:
+                    break
+            values.append(value)
         return values
 
     def _records(self, values: Sequence[bytes | None], decode: Callable[[bytes], Any] | None) -> list[R | None]:
@@ -794,9 +800,11 @@ class Table(Generic[R]):
         route, reader = self._routes[slot], self._readers[slot]
         if route is None or reader is None or self._ephemeral:
             return False
-        value = reader[0].get(hot)
-        if value is None:
-            value = reader[1].get(hot)
+        value = None
+        for records in reader:
+            value = records.get(hot)
+            if value is not None:
+                break
         if not value or value[0] == DEADLINE_BYTE:
             return False
         record = self._decoded(value)

@@ -33,7 +33,7 @@ from warpstore.checkpoint.format import (
     checksum,
     unpack_footer,
 )
-from warpstore.errors import CorruptionError, FormatVersionError
+from warpstore.errors import CorruptionError, FormatVersionError, UnavailableError
 from warpstore.keys import HotKey
 from warpstore.values import split_payload
 
@@ -180,6 +180,7 @@ class CheckpointTable:
 
         Raises:
             CorruptionError: what was read is damaged.
+            UnavailableError: reading failed.
 
         Cost:
             An index page, cached, and the record itself: two reads at most.
@@ -208,7 +209,7 @@ class CheckpointTable:
     def _record(self, page: bytes, n: int, i: int, *, blocking: bool) -> bytes | WouldBlock:
         place = int.from_bytes(page[8 + 8 * (n + i) : 16 + 8 * (n + i)], "little")
         offset, length = place >> LENGTH_BITS, place & LENGTH_MASK
-        payload = self._file.read(length, offset) if blocking else self._file.read_cached(length, offset)
+        payload = self._read(length, offset) if blocking else self._file.read_cached(length, offset)
         if payload is None:
             return WOULD_BLOCK
         crc = 8 + 16 * n + 4 * i
@@ -221,7 +222,7 @@ class CheckpointTable:
         if page is not None:
             return page
         offset = self._entry.pages_offset + number * PAGE_BYTES
-        read = self._file.read(PAGE_BYTES, offset) if blocking else self._file.read_cached(PAGE_BYTES, offset)
+        read = self._read(PAGE_BYTES, offset) if blocking else self._file.read_cached(PAGE_BYTES, offset)
         if read is None:
             return WOULD_BLOCK
         if (
@@ -245,7 +246,7 @@ class CheckpointTable:
         offset, n_bytes = place
         if offset + n_bytes > self._file_bytes:
             raise self._damaged(offset, "a root lies behind the end of the file")
-        data = self._file.read(n_bytes, offset)
+        data = self._read(n_bytes, offset)
         if len(data) != n_bytes or checksum(self._salt, offset, data[4:]) != int.from_bytes(data[:4], "little"):
             raise self._damaged(offset, "the checksum of a root is wrong")
         return ROOT_HEADER.unpack_from(data)[1], data[ROOT_HEADER.size :]
@@ -287,7 +288,7 @@ class CheckpointTable:
         start, end = entries[0].offset, entries[-1].offset + entries[-1].n_bytes
         if end > self._file_bytes or start > end:
             raise self._damaged(start, "a block lies behind the end of the file")
-        data = self._file.read(end - start, start) if blocking else self._file.read_cached(end - start, start)
+        data = self._read(end - start, start) if blocking else self._file.read_cached(end - start, start)
         if data is None:
             return WOULD_BLOCK
         return [self._block(data[e.offset - start : e.offset - start + e.n_bytes], e) for e in entries]
@@ -315,6 +316,12 @@ class CheckpointTable:
             for i in range(len(blocks[0])):
                 payload = blocks[0].payload(i)
                 yield split_payload(payload)[1], payload
+
+    def _read(self, n_bytes: int, offset: int) -> bytes:
+        try:
+            return self._file.read(n_bytes, offset)
+        except OSError as e:
+            raise UnavailableError(f"{self._file.path}: offset {offset}: {e}") from e
 
     def _damaged(self, offset: int, message: str) -> CorruptionError:
         path = self._file.path
