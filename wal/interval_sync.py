@@ -71,18 +71,22 @@ class IntervalSync:
         self._published = Written(active.end, [], [active.file])
         self._synced_end = active.end
         self._unsynced_since: float | None = None
+        self._last_sync = (0.0, active.end)  # set by the thread that syncs, in one assignment
         self._ended = False
         self._lock = threading.Lock()
         self._closing: set[asyncio.Future[None]] = set()
-        timer.start(self.tick, interval_s)
+        timer.start(self.tick, interval_s / 2)  # so that a sync, which takes time, ends within the interval
 
     # What the lane tells it
 
     def written(self, end: int, lsns: list[tuple[Stream, int]]) -> None:
         """Have everything up to ``end`` synced within the interval."""
-        self._published = Written(end, lsns, self._published.files)
-        if self._unsynced_since is None:
+        captured, synced_end = self._last_sync
+        if self._unsynced_since is None or synced_end >= self._published.end:
             self._unsynced_since = self._monotonic()
+        elif captured > self._unsynced_since:  # a sync that a busy loop has not heard of yet
+            self._unsynced_since = captured
+        self._published = Written(end, lsns, self._published.files)
         self._timer.arm()
 
     def marked(self, end: int) -> None:
@@ -135,6 +139,7 @@ class IntervalSync:
             except Exception as e:  # noqa: BLE001 - whatever it is, nothing may count as durable, nor go unheard
                 self._ended = True
                 return captured, written, e
+            self._last_sync = (captured, written.end)
             return captured, written, None
 
     def _heard(self, captured: float, written: Written, error: Exception | None) -> None:

@@ -148,6 +148,11 @@ class Lane:
         return self._active.header.number
 
     @property
+    def active_bytes(self) -> int:
+        """Size of the segment that is being written."""
+        return self._active.header.segment_bytes
+
+    @property
     def error(self) -> WalError | None:
         """Why nothing more is written, or None."""
         return self._error
@@ -392,7 +397,12 @@ class Lane:
 
     # Rotation
 
-    def _prepare(self, segment_bytes: int) -> None:
+    def _prepare(self, needed: int = 0) -> None:
+        """Have the next segment made: twice as large as this one, up to the size asked for.
+
+        Making one writes all of it; so an idle log costs little, and a busy one has the next in time.
+        """
+        segment_bytes = max(needed, min(self.config.segment_bytes, 2 * self._active.header.segment_bytes))
         self._next.prepare(self._active.header.number + 1, segment_bytes, durable=self.durable)
 
     def _next_changed(self) -> None:
@@ -406,13 +416,13 @@ class Lane:
         if following is not None and following.room() >= needed:
             self._seal()
         elif self._next.error is not None and self._sync is None:
-            self._prepare(self.config.segment_bytes)
+            self._prepare()
             held, self._held = self._held, []
             self._refuse(held, self._next.error)
             self._go_on()
         else:
             self._next.drop()
-            self._prepare(max(self.config.segment_bytes, 2 * needed))
+            self._prepare(2 * needed)
             self._stall(self._next.error)
 
     def _seal(self) -> None:
@@ -439,7 +449,7 @@ class Lane:
         else:
             self._sync.rotated(self._active)
         self._marked = self._active.end
-        self._prepare(self.config.segment_bytes)
+        self._prepare()
         self._on_rotated()
         self._go_on()
 

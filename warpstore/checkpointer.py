@@ -60,10 +60,14 @@ class Checkpointer(Actor[str, None]):
         return sum(keeper.lane.n_bytes for keeper in self._context.lanes if keeper.lane) - self._log_bytes_done
 
     def _rotated(self) -> None:
-        """Ask for a checkpoint if the log behind the last one is larger than it may be."""
+        """Ask for a checkpoint if the log behind the last one is larger than it may be, or soon will be.
+
+        The next look comes when the segment just begun is full.
+        """
         checkpoints = sum(shard.checkpoint.n_bytes for shard in self._context.shards.values() if shard.checkpoint)
         limit = max(self._context.config.checkpoint_log_bytes, checkpoints // 2)
-        if self.log_bytes() >= limit and self.is_alive and self.is_idle:
+        ahead = sum(keeper.lane.active_bytes for keeper in self._context.lanes if keeper.lane) // 2
+        if self.log_bytes() + ahead >= limit and self.is_alive and self.is_idle:
             self.cast_nowait("the log has grown")
 
     def handle_batch(self, messages: list[str | Call[str, None]]) -> Awaitable[None]:
