@@ -167,7 +167,7 @@ class StoreContext:
             shard.is_fed = True
 
     def forget_columns(self) -> None:
-        """Have the columns built anew: a shard came back, and not all that it holds was fed to them, or is still true."""
+        """Have the columns built anew: a shard came back, and what was fed to them need not be what it holds."""
         for tier in self.gpu_tiers:
             tier.forget()
 

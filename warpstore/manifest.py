@@ -104,7 +104,7 @@ def read(files: FileSystem, directory: str) -> Manifest:
         file.close()
     head, _, body = data.partition(b"\n")
     words = head.split(b" ")
-    if len(words) != 3 or words[0] != _MAGIC or not words[1].isdigit() or not 0 < int(words[1][:9]):
+    if len(words) != 3 or words[0] != _MAGIC or not words[1].isdigit() or int(words[1][:9]) < 1:
         raise CorruptionError(f"{path}: offset 0: this is no warpstore manifest", path=path, offset=0)
     version = int(words[1][:9])
     if version > FORMAT_VERSION:

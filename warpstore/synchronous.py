@@ -10,13 +10,15 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack
 
 from numpy.typing import NDArray
 
 from warpstore.environment import Environment
-from warpstore.errors import ClosedStoreError, WarpstoreError
+from warpstore.errors import ClosedStoreError, ForkedError, UsageError, WrongThreadError
 from warpstore.record import Record
 from warpstore.statistics import StoreStatistics
 from warpstore.store import Settings, Store
@@ -36,19 +38,43 @@ class _Loop:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="warpstore-loop", daemon=True)
         self._thread.start()
-        self._stopped = False
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._calls: set[Future[Any]] = set()
+        self.stopped = False
+
+    def check(self) -> None:
+        """Raise if a call can never be answered here.
+
+        Raises:
+            ForkedError: this is a forked child, without the loop's thread.
+            WrongThreadError: this is the loop's own thread.
+        """
+        if self._pid != os.getpid():
+            raise ForkedError("the store was opened before this process forked")
+        if threading.current_thread() is self._thread:
+            raise WrongThreadError("a synchronous store cannot be used from its own loop, as in a modify function")
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        if self._stopped:
+        try:
+            self.check()
+        except UsageError:
             coroutine.close()
-            raise ClosedStoreError("the store was closed")
-        if threading.current_thread() is self._thread:
-            coroutine.close()
-            raise WarpstoreError("a synchronous store cannot be used from its own loop")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+            raise
+        with self._lock:
+            if self.stopped:
+                coroutine.close()
+                raise ClosedStoreError("the store was closed")
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
+        return future.result()
 
     def stop(self) -> None:
-        self._stopped = True
+        """End the loop, after the calls of other threads: the closed store lets none of them wait."""
+        with self._lock:
+            self.stopped = True
+        wait(list(self._calls))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
@@ -150,7 +176,8 @@ class SyncTable(Generic[R]):
             while batch := self._loop.call(_take(found)):
                 yield from batch
         finally:
-            self._loop.call(_close(found))
+            with suppress(UsageError):  # closed or forked: nothing is left to let go of
+                self._loop.call(_close(found))
 
     def column(self, name: str) -> SyncColumn:
         """As `Table.column`."""
@@ -210,8 +237,9 @@ class SyncStore:
 
     def close(self) -> None:
         """As `Store.close`."""
+        self._loop.check()
         with self._lock:
-            if self._loop._stopped:
+            if self._loop.stopped:
                 return
             try:
                 self._loop.call(self._store.close())

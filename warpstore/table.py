@@ -15,6 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import timedelta
+from itertools import islice
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from uuid import UUID
@@ -357,23 +358,21 @@ class Table(Generic[R]):
         encode = self._encode
         fresh: list[tuple[HotKey, list[bytes | None]]] = []
         encoded: list[tuple[int, HotKey, bytes]] = []
-        n_next = _YIELD_CHUNK
-        for record in records:
+        rest = iter(records)
+        while chunk := list(islice(rest, _YIELD_CHUNK)):
             if self._ephemeral:
-                values = encode_all(self._ephemeral, record)
-                encoded.append(encode(record))
-                fresh.append((encoded[-1][1], values))
-            else:
-                encoded.append(encode(record))
-            if len(encoded) == n_next:
-                n_next += _YIELD_CHUNK
+                values = [encode_all(self._ephemeral, record) for record in chunk]
+            encoded += map(encode, chunk)
+            if self._ephemeral:
+                fresh += zip([key for _, key, _ in encoded[-len(chunk) :]], values, strict=True)
+            if len(chunk) == _YIELD_CHUNK:
                 await asyncio.sleep(0)
         deadline = self._deadline(ttl)
         if deadline is not None:
             encoded = [(slot, key, with_deadline(value, deadline)) for slot, key, value in encoded]
         await self._write_batch(encoded)
-        for key, values in fresh:
-            set_all(self._ephemeral, key, values)
+        for key, ephemeral in fresh:
+            set_all(self._ephemeral, key, ephemeral)
         return len(encoded)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:

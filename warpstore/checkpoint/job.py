@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from wal import FileSystem, OnCorruption, replay
+from wal import File, FileSystem, OnCorruption, replay
 from warpstore.checkpoint.reader import Checkpoint
 from warpstore.checkpoint.writer import CheckpointWriter
 from warpstore.keys import SLOTS, HotKey, key_bytes
@@ -147,23 +147,33 @@ def _read_logs(files: FileSystem, job: CheckpointJob, by_slot: list[int]) -> _Fr
 
 
 def _write_shard(files: FileSystem, job: CheckpointJob, shard: ShardJob, fresh: dict[int, dict[HotKey, bytes]]) -> int:
-    sources = [Checkpoint.open(files, path, store_id=job.store_id, shard=n) for path, n in shard.sources]
-    files.remove(shard.target)
-    file = files.create(shard.target)
+    sources: list[Checkpoint] = []
     try:
-        writer = CheckpointWriter(file, store_id=job.store_id, shard=shard.shard, salt=shard.salt)
-        n_records = 0
-        for table in job.tables:
-            older = [source.tables[table.table].records() for source in sources if table.table in source.tables]
-            records = _in_slots(heapq.merge(*older), shard.slots) if len(older) != 1 else older[0]
-            live = _live(_merged(records, fresh.get(table.table, {})), job.now_ms)
-            n_records += writer.write_table(table.table, live)
-        writer.finish(shard.lsn)
-        return n_records
+        for path, n in shard.sources:
+            sources.append(Checkpoint.open(files, path, store_id=job.store_id, shard=n))
+        files.remove(shard.target)
+        file = files.create(shard.target)
+        try:
+            return _write_file(file, job, shard, sources, fresh)
+        finally:
+            file.close()
     finally:
-        file.close()
         for source in sources:
             source.release()
+
+
+def _write_file(
+    file: File, job: CheckpointJob, shard: ShardJob, sources: list[Checkpoint], fresh: dict[int, dict[HotKey, bytes]]
+) -> int:
+    writer = CheckpointWriter(file, store_id=job.store_id, shard=shard.shard, salt=shard.salt)
+    n_records = 0
+    for table in job.tables:
+        older = [source.tables[table.table].records() for source in sources if table.table in source.tables]
+        records = _in_slots(heapq.merge(*older), shard.slots) if len(older) != 1 else older[0]
+        live = _live(_merged(records, fresh.get(table.table, {})), job.now_ms)
+        n_records += writer.write_table(table.table, live)
+    writer.finish(shard.lsn)
+    return n_records
 
 
 def _in_slots(records: Iterable[tuple[HotKey, bytes]], slots: tuple[int, int]) -> Iterator[tuple[HotKey, bytes]]:
