@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from wal import Segments, WalError
+from wal import Lane, Segments, WalError
 from warpstore.actor import Actor, Call
 from warpstore.checkpoint import Checkpoint, CheckpointJob, ShardJob, TableJob
 from warpstore.checkpoint.job import LogJob
@@ -94,7 +95,12 @@ class Checkpointer(Actor[str, None]):
             raise context.read_only
         shards = [context.shards[i] for i in sorted(context.shards)]
         lsns = [0] * len(shards)
-        bytes_at_cut = self.log_bytes()
+        bytes_at_cut = 0
+
+        def cut_lane(index: int, lane: Lane) -> None:
+            nonlocal bytes_at_cut
+            bytes_at_cut += lane.n_bytes
+            cut(catalog.shards_of_lane(index))
 
         def cut(indexes: range) -> None:
             for i in indexes:
@@ -112,7 +118,7 @@ class Checkpointer(Actor[str, None]):
                 logs, first = [], []
                 for keeper in context.lanes:
                     assert keeper.lane is not None
-                    sealed = await keeper.lane.cut(lambda k=keeper: cut(catalog.shards_of_lane(k.index)))  # type: ignore[misc]
+                    sealed = await keeper.lane.cut(partial(cut_lane, keeper.index, keeper.lane))
                     directory = catalog.lane_directory(keeper.index)
                     start = catalog.manifest.lanes[keeper.index].first
                     logs.append(LogJob(directory, keeper.index, start, sealed))
@@ -125,7 +131,7 @@ class Checkpointer(Actor[str, None]):
                 for tier in shard.tiers.values():
                     tier.abandon_cut()
             raise
-        self._log_bytes_done += bytes_at_cut
+        self._log_bytes_done = bytes_at_cut
 
     async def _run(
         self,
@@ -265,6 +271,7 @@ def checkpoint_job(
         upto=upto,
         tables=tables,
         shards=shards,
+        dealt_anew=not same,
         now_ms=int(context.clock.wall() * 1000),
         on_corruption=context.config.on_corruption,
     )

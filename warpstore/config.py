@@ -50,8 +50,8 @@ class Config:
         processes: Worker processes. 0, the only value so far: everything runs in this process.
         mailbox_messages_max: Messages that wait for one shard before callers wait; 1 or more.
         mailbox_bytes_max: Bytes that wait for one shard before callers wait; 16 MiB or more.
-        record_cache_entries: Decoded records kept for repeated reads, per table; a power of two, or 0 for none. More than
-            the processor's own cache holds cost more than they save.
+        record_cache_entries: Decoded records kept for repeated reads, per table; a power of two, or 0 for none. More
+            than the processor's own cache holds cost more than they save.
         restart_intensity: Restarts within ``restart_period_s`` before the store goes read-only; 1 or more.
         restart_period_s: Seconds.
         stop_timeout_s: Seconds that closing waits for a shard.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -151,11 +151,11 @@ class StoreContext:
 
     # Columns
 
-    def gpu_tier(self, codec: Codec[Any]) -> GpuTier:
-        """Return a new GPU tier for a table."""
+    def gpu_tier(self, codec: Codec[Any], older: Mapping[int, Callable[[Any], Any]]) -> GpuTier:
+        """Return a new GPU tier for a table, with the decoders of its older schemas by tag."""
         if self._backend is None:
             self._backend = NumpyBackend()
-        tier = GpuTier(self, codec, self._backend)
+        tier = GpuTier(self, codec, self._backend, older)
         self.gpu_tiers.append(tier)
         return tier
 

@@ -24,7 +24,7 @@ class Runner(Protocol):
         """Return an awaitable for the call's result."""
 
     def close(self) -> None:
-        """Release what it holds, after the calls under way."""
+        """Return when the calls under way have ended, and release what it holds."""
 
 
 class ThreadRunner:
@@ -38,7 +38,7 @@ class ThreadRunner:
         return self._loop.run_in_executor(self._pool, call)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False)
+        self._pool.shutdown(wait=True)  # whoever opens the store next must not meet a call of ours
 
 
 def random_u64() -> int:

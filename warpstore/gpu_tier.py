@@ -8,7 +8,7 @@ table whose columns nobody looks up pays nothing, and a put never touches a colu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,9 @@ class GpuTier:
         dtypes: The dtype of each column.
     """
 
-    def __init__(self, context: StoreContext, codec: Codec[Any], backend: Backend) -> None:
+    def __init__(
+        self, context: StoreContext, codec: Codec[Any], backend: Backend, older: Mapping[int, Callable[[Any], Any]]
+    ) -> None:
         self.dtypes = {field.name: field.dtype for field in codec.plan.gpu_fields}
         self._context = context
         self._backend = backend
@@ -65,7 +67,7 @@ class GpuTier:
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._revision = 0
-        self.upgrade: Callable[[bytes], bytes] | None = None
+        self._older = older
 
     # Feeding
 
@@ -199,9 +201,10 @@ class GpuTier:
             has_end = value[0] == DEADLINE_BYTE
             deadlines.append(deadline_of(value) if has_end else np.iinfo(np.int64).max)
             body = value[DEADLINE_BYTES:] if has_end else value
-            if not body.startswith(self._plain) and self.upgrade is not None:
-                body = self.upgrade(body)
-            records.append(self._project(body))
+            if body.startswith(self._plain):
+                records.append(self._project(body))
+            else:
+                records.append(self._older[split_payload(body)[0]](body))
         columns = {
             name: np.array(list(map(get, records)), dtype.base).reshape(len(records), *dtype.shape)
             for (name, dtype), get in zip(self.dtypes.items(), self._values, strict=True)

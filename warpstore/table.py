@@ -23,25 +23,22 @@ from uuid import UUID
 import msgspec
 from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
 
-from warpstore.checkpoint import WouldBlock
 from warpstore.codec import Codec
 from warpstore.column import Column
 from warpstore.ephemeral import EphemeralField, encode_all, set_all
 from warpstore.errors import (
     KeyExistsError,
     KeyNotFoundError,
-    LimitError,
     OverloadedError,
     ValidationError,
     VersionConflictError,
     WarpstoreError,
 )
-from warpstore.hot_tier import HotTier
 from warpstore.keys import HotKey
 from warpstore.record import Record
 from warpstore.routes import TableRoutes
 from warpstore.scan import ScanBounds, count_live, scan_records
-from warpstore.shard import Operation, Shard, Write
+from warpstore.table_access import YIELD_BYTES, YIELD_MASK, TableAccess
 from warpstore.units import parse_seconds
 from warpstore.values import (
     DEADLINE_BYTE,
@@ -61,11 +58,8 @@ R = TypeVar("R", bound=Record)
 Key = str | bytes | int | UUID
 TTL = str | float | timedelta
 
-BATCH_BYTES_MAX = 64 << 20
-_YIELD_MASK = 127
 _YIELD_READS = 1024
 _YIELD_CHUNK = 1024
-_YIELD_BYTES = 64 << 10
 _CONSIDERED_MASK = 3
 
 
@@ -81,6 +75,7 @@ class Table(Generic[R]):
     """
 
     __slots__ = (
+        "_access",
         "_codec",
         "_context",
         "_copy",
@@ -103,7 +98,6 @@ class Table(Generic[R]):
         "_route",
         "_routes",
         "_seen",
-        "_slots",
         "_thread",
         "_tiers",
         "_ttl_s",
@@ -120,7 +114,7 @@ class Table(Generic[R]):
         self._context = context
         self._loop = context.loop
         self._codec = codec
-        self._slots = routes
+        self._access = TableAccess(context, routes, plan.table)
         self._routes = routes.routes
         self._readers = routes.readers
         self._posts = routes.posts
@@ -143,7 +137,7 @@ class Table(Generic[R]):
         self._known_order: deque[HotKey] = deque()
         self._seen = [0] * self._known_max
         self._reads_left = _YIELD_READS
-        self._gpu: GpuTier | None = context.gpu_tier(codec) if plan.gpu_fields else None
+        self._gpu: GpuTier | None = context.gpu_tier(codec, decoders) if plan.gpu_fields else None
 
     def __repr__(self) -> str:
         return f"<Table {self.name!r} of {self.record_type.__name__}>"
@@ -178,7 +172,7 @@ class Table(Generic[R]):
                     ask()
                 young[key] = value
                 pending.append(value)
-                if not len(pending) & _YIELD_MASK or len(value) > _YIELD_BYTES:
+                if not len(pending) & YIELD_MASK or len(value) > YIELD_BYTES:
                     await asyncio.sleep(0)
                 return
             post = self._posts[slot]
@@ -190,26 +184,26 @@ class Table(Generic[R]):
                 else:
                     await done
                     return
-            await self._write((self._tier(slot), slot, key, value, value))
+            await self._access.write((self._access.tier(slot), slot, key, value, value))
             return
-        self._check_loop()
+        self._context.check()
         fresh = encode_all(self._ephemeral, record) if self._ephemeral else ()
         slot, key, value = self._encode(record)
         if ttl is not None or self._ttl_s is not None:
             value = self._with_ttl(value, ttl)
         if if_version is not None:
-            await self._operate(slot, key, self._versioned(key, value, if_version))
+            await self._access.operate(slot, key, self._versioned(key, value, if_version))
         else:
             route = self._routes[slot]
             if route is None:
-                await self._write((self._tier(slot), slot, key, value, value))
+                await self._access.write((self._access.tier(slot), slot, key, value, value))
             else:
                 young, pending, ask = route
                 if not pending:
                     ask()
                 young[key] = value
                 pending.append(value)
-                if not len(pending) & _YIELD_MASK or len(value) > _YIELD_BYTES:
+                if not len(pending) & YIELD_MASK or len(value) > YIELD_BYTES:
                     await asyncio.sleep(0)
         if fresh:
             set_all(self._ephemeral, key, fresh)
@@ -221,12 +215,12 @@ class Table(Generic[R]):
             OverloadedError: `put` would have to wait.
             ValidationError, LimitError: as for `put`.
         """
-        self._check_loop()
+        self._context.check()
         fresh = encode_all(self._ephemeral, record)
         slot, key, value = self._encode(record)
         value = self._with_ttl(value, ttl)
-        write = (self._tier(slot), slot, key, value, value)
-        shard = self._writable(slot)
+        write = (self._access.tier(slot), slot, key, value, value)
+        shard = self._access.writable(slot)
         if shard.durable:
             done = shard.mailbox.post(write, len(value))
         elif shard.is_open:
@@ -245,7 +239,7 @@ class Table(Generic[R]):
             KeyExistsError: the key is taken.
             ValidationError, LimitError, OutcomeUnknownError, DiskFullError: as for `put`.
         """
-        self._check_loop()
+        self._context.check()
         fresh = encode_all(self._ephemeral, record)
         slot, key, value = self._encode(record)
         value = self._with_ttl(value, ttl)
@@ -255,7 +249,7 @@ class Table(Generic[R]):
                 raise KeyExistsError(f"{self.name}: the key {key!r} is taken", key=key)
             return value, value
 
-        await self._operate(slot, key, decide)
+        await self._access.operate(slot, key, decide)
         set_all(self._ephemeral, key, fresh)
 
     async def update(self, key: Key, /, **changes: Any) -> None:
@@ -265,7 +259,7 @@ class Table(Generic[R]):
             KeyNotFoundError: there is no record.
             ValidationError: a field is unknown, the key, computed, or its value is wrong.
         """
-        self._check_loop()
+        self._context.check()
         changed = frozenset(changes)
 
         def change(record: R) -> None:
@@ -293,7 +287,7 @@ class Table(Generic[R]):
             KeyNotFoundError: there is no record.
             ValidationError: what the function left is wrong.
         """
-        self._check_loop()
+        self._context.check()
         if not self._rewritten(key, change, self._encode):
             await self._rewrite(key, change, self._encode)
         else:
@@ -308,7 +302,7 @@ class Table(Generic[R]):
             KeyNotFoundError: there is no record.
             ValidationError: the field is no series, or the item is wrong.
         """
-        self._check_loop()
+        self._context.check()
         plan = self._codec.plan
         if field not in plan.fields:
             raise plan.unknown_field(field)
@@ -327,7 +321,7 @@ class Table(Generic[R]):
 
     async def delete(self, key: Key) -> bool:
         """Delete a record; return whether there was one."""
-        self._check_loop()
+        self._context.check()
         slot, hot = self._route(key)
         existed = False
 
@@ -336,7 +330,7 @@ class Table(Generic[R]):
             existed = self._is_live(current)
             return (TOMBSTONE, tombstone(self._codec.tag, hot)) if current else None
 
-        await self._operate(slot, hot, decide)
+        await self._access.operate(slot, hot, decide)
         for field in self._ephemeral:
             field.set(hot, None)
         return existed
@@ -354,7 +348,7 @@ class Table(Generic[R]):
             LimitError: the part of one shard is larger than 64 MiB; nothing was written. Split the batch.
             OutcomeUnknownError, DiskFullError: as for `put`; other shards' parts may have been written.
         """
-        self._check_loop()
+        self._context.check()
         encode = self._encode
         fresh: list[tuple[HotKey, list[bytes | None]]] = []
         encoded: list[tuple[int, HotKey, bytes]] = []
@@ -370,7 +364,7 @@ class Table(Generic[R]):
         deadline = self._deadline(ttl)
         if deadline is not None:
             encoded = [(slot, key, with_deadline(value, deadline)) for slot, key, value in encoded]
-        await self._write_batch(encoded)
+        await self._access.write_batch(encoded)
         for key, ephemeral in fresh:
             set_all(self._ephemeral, key, ephemeral)
         return len(encoded)
@@ -395,7 +389,7 @@ class Table(Generic[R]):
             In memory: no wait. On disk: two reads at most, and a thread hop only where they would block.
         """
         if get_ident() != self._thread:
-            self._check_loop()
+            self._context.check()
         hot: HotKey
         known = self._known.get(key)
         if known is not None:
@@ -423,7 +417,7 @@ class Table(Generic[R]):
                 if newest is not None:
                     break
         if newest is None:
-            newest = await self._load(slot, hot)
+            newest = await self._access.load(slot, hot)
         if not newest:
             return None
         if newest[0] == DEADLINE_BYTE:
@@ -450,9 +444,7 @@ class Table(Generic[R]):
         self._reads_left = _YIELD_READS
         await asyncio.sleep(0)
 
-    def _consider(
-        self, key: HotKey, reader: tuple[dict[HotKey, bytes], ...] | None, value: bytes, record: R
-    ) -> None:
+    def _consider(self, key: HotKey, reader: tuple[dict[HotKey, bytes], ...] | None, value: bytes, record: R) -> None:
         """Keep a decoded copy of a record that comes by again; every few reads only, so that others pay nothing."""
         if self._seen and reader is not None:
             digest = hash(key)
@@ -472,9 +464,9 @@ class Table(Generic[R]):
         The version is the xxh3-128 of the stored bytes: equal versions mean equal records, also after a restart.
         Ephemeral fields have no part in it.
         """
-        self._check_loop()
+        self._context.check()
         slot, hot = self._route(key)
-        value = await self._load(slot, hot)
+        value = await self._access.load(slot, hot)
         if not self._is_live(value):
             return None, 0
         record = self._decoded(value[DEADLINE_BYTES:] if has_deadline(value) else value)
@@ -493,16 +485,16 @@ class Table(Generic[R]):
         Raises:
             ValidationError: a key has the wrong type, or a field is unknown.
         """
-        self._check_loop()
+        self._context.check()
         routed = self._codec.routes(keys)
         decode = None if fields is None else self._projection(tuple(fields))
         filled = self._ephemeral if fields is None else [f for f in self._ephemeral if f.name in fields]
         found: list[R | None] = []
         for start in range(0, len(routed), _YIELD_CHUNK):
             part = routed[start : start + _YIELD_CHUNK]
-            values = self._values(part)
+            values = self._access.values(part)
             if None in values:
-                await self._load_missing(part, values)
+                await self._access.load_missing(part, values)
             found += self._records(values, decode)
             for field in filled:
                 for (_, hot), record in zip(part, found[start:], strict=True):
@@ -514,8 +506,8 @@ class Table(Generic[R]):
 
     async def contains(self, key: Key) -> bool:
         """Return whether there is a record under a key."""
-        self._check_loop()
-        return self._is_live(await self._load(*self._route(key)))
+        self._context.check()
+        return self._is_live(await self._access.load(*self._route(key)))
 
     async def count(self) -> int:
         """Return how many records there are.
@@ -523,8 +515,8 @@ class Table(Generic[R]):
         Cost:
             A look at every key written since the last checkpoint; a scan where records have deadlines.
         """
-        self._check_loop()
-        return await count_live(self._all_tiers(), self._context)
+        self._context.check()
+        return await count_live(self._access.tiers(), self._context)
 
     async def scan(
         self,
@@ -551,11 +543,11 @@ class Table(Generic[R]):
         Raises:
             ValidationError: a bound has the wrong type, or contradicts ``prefix``.
         """
-        self._check_loop()
+        self._context.check()
         bounds = ScanBounds.of(self._codec, start, stop, prefix, limit)
         part = None if fields is None else self._projection(tuple(fields))
         filled = self._ephemeral if fields is None else [f for f in self._ephemeral if f.name in fields]
-        tiers = self._all_tiers()
+        tiers = self._access.tiers()
         found = scan_records(tiers, bounds, self._context, self._codec, self._decoded, part, reverse=reverse)
         try:
             async for records in found:
@@ -577,30 +569,9 @@ class Table(Generic[R]):
             raise self._codec.plan.unknown_field(name)
         if self._gpu is None or all(field.name != name for field in self._codec.plan.gpu_fields):
             raise ValidationError(f"{self.record_type.__name__}.{name}: is no Gpu field", field=name)
-        return Column(name, self._gpu, self._check_loop)
+        return Column(name, self._gpu, self._context.check)
 
     # The long ways
-
-    def _check_loop(self) -> None:
-        self._context.check()
-
-    def _tier(self, slot: int) -> HotTier:
-        tier = self._slots.tiers[slot]
-        assert tier is not None
-        return tier
-
-    def _shard(self, slot: int) -> Shard:
-        self._context.check()
-        shard = self._slots.shards[slot]
-        assert shard is not None
-        return shard
-
-    def _all_tiers(self) -> list[HotTier]:
-        seen: dict[int, HotTier] = {}
-        for tier in self._slots.tiers:
-            if tier is not None:
-                seen[id(tier)] = tier
-        return list(seen.values())
 
     def _now_ms(self) -> int:
         return int(self._context.clock.wall() * 1000)
@@ -644,24 +615,6 @@ class Table(Generic[R]):
 
         return decode
 
-    def _values(self, routed: Sequence[tuple[int, HotKey]]) -> list[bytes | None]:
-        """Return what memory holds for each key; None where only the checkpoint can tell."""
-        readers, tiers = self._readers, self._slots.tiers
-        values: list[bytes | None] = []
-        for slot, hot in routed:
-            reader = readers[slot]
-            if reader is None:
-                self._readable(slot)
-                values.append(tiers[slot].in_memory(slot, hot))  # type: ignore[union-attr]
-                continue
-            value = None
-            for records in reader:
-                value = records.get(hot)
-                if value is not None:
-                    break
-            values.append(value)
-        return values
-
     def _records(self, values: Sequence[bytes | None], decode: Callable[[bytes], Any] | None) -> list[R | None]:
         """Return the records of some values, decoded in one call if all of them are ordinary."""
         if decode is None and all(values):
@@ -680,116 +633,6 @@ class Table(Generic[R]):
             else:
                 found.append(decode(value[DEADLINE_BYTES:]) if deadline_of(value) > now_ms else None)
         return found
-
-    def _readable(self, slot: int) -> Shard:
-        shard = self._shard(slot)
-        if not shard.is_alive and self._context.read_only is None:
-            raise shard.ended_error(shard.reason or "shutdown", in_hand=False)
-        return shard
-
-    def _writable(self, slot: int) -> Shard:
-        shard = self._shard(slot)
-        if self._context.read_only is not None:
-            raise self._context.read_only.with_traceback(None)
-        if not shard.is_alive:
-            raise shard.ended_error(shard.reason or "shutdown", in_hand=False)
-        return shard
-
-    async def _load_missing(self, routed: Sequence[tuple[int, HotKey]], values: list[bytes | None]) -> None:
-        """Fill in what memory did not hold: from the page cache here, the rest with one thread hop."""
-        missing: list[tuple[int, int, HotKey]] = []
-        for i, (slot, hot) in enumerate(routed):
-            if values[i] is None:
-                value = self._tier(slot).current(slot, hot)
-                if isinstance(value, WouldBlock):
-                    missing.append((i, slot, hot))
-                else:
-                    values[i] = value
-        if missing:
-            await self._context.load([(self._tier(slot), slot, hot) for _, slot, hot in missing])
-            for i, slot, hot in missing:
-                values[i] = await self._load(slot, hot)
-
-    async def _load(self, slot: int, hot: HotKey) -> bytes:
-        """Return the newest value, `TOMBSTONE` if there is none, from memory or from disk."""
-        while True:
-            self._readable(slot)
-            tier = self._tier(slot)
-            value = tier.current(slot, hot)
-            if not isinstance(value, WouldBlock):
-                return value
-            await self._context.load([(tier, slot, hot)])
-
-    async def _write(self, write: Write) -> None:
-        shard = self._writable(write[1])
-        if shard.durable:
-            size = len(write[4])
-            try:
-                done = shard.mailbox.post(write, size)
-            except OverloadedError:
-                done = await shard.mailbox.post_when_room(write, size)
-            await done
-            return
-        while not shard.is_open:
-            await shard.room()
-            shard = self._writable(write[1])
-        shard.write_now((self._tier(write[1]), *write[1:]))
-        if not len(shard.pending) & _YIELD_MASK or len(write[4]) > _YIELD_BYTES:
-            await asyncio.sleep(0)
-
-    async def _write_batch(self, encoded: list[tuple[int, HotKey, bytes]]) -> None:
-        """Write a batch: to each shard its part, as one."""
-        parts: dict[int, list[tuple[int, HotKey, bytes]]] = {}
-        by_slot = [parts.setdefault(0 if shard is None else shard.index, []) for shard in self._slots.shards]
-        for item in encoded:
-            by_slot[item[0]].append(item)
-        for part in parts.values():
-            n_bytes = sum([len(value) for _, _, value in part])
-            if n_bytes > BATCH_BYTES_MAX:
-                raise LimitError(
-                    f"{self.name}: {len(part)} records of one batch fall into one shard and have {n_bytes} bytes, the"
-                    f" limit is {BATCH_BYTES_MAX}; split the batch"
-                )
-        waits = []
-        for part in parts.values():
-            if not part:
-                continue
-            shard = self._writable(part[0][0])
-            if shard.durable:
-                tier = shard.tiers[self._slots.table]
-                writes: list[Write] = [(tier, slot, key, value, value) for slot, key, value in part]
-                size = min(sum([len(value) for _, _, value in part]), shard.mailbox.bytes_max)
-                waits.append(await shard.mailbox.post_when_room(writes, size))
-                continue
-            while not shard.is_open:
-                await shard.room()
-                shard = self._writable(part[0][0])
-            shard.write_all_now(self._slots.table, part)
-        for done in waits:
-            await done
-        await asyncio.sleep(0)
-
-    async def _operate(self, slot: int, key: HotKey, decide: Callable[[bytes], tuple[bytes, bytes] | None]) -> None:
-        """Run a conditional write where the order of writes is decided, loading the record first if it is on disk."""
-        while True:
-            shard = self._writable(slot)
-            operation = Operation(self._tier(slot), slot, key, decide)
-            if shard.durable:
-                await (await shard.mailbox.post_when_room(operation))
-                if operation.error is not None:
-                    raise operation.error
-            else:
-                if not shard.is_open:
-                    await shard.room()
-                    continue
-                shard.operate_now(operation)
-                self._reads_left -= 8
-                if self._reads_left < 0:
-                    self._reads_left = _YIELD_READS
-                    await asyncio.sleep(0)
-            if not operation.must_load:
-                return
-            await self._context.load([(operation.tier, slot, key)])
 
     def _rewritten(
         self, key: Key, change: Callable[[R], object], encode: Callable[[R], tuple[int, HotKey, bytes]]
@@ -842,7 +685,7 @@ class Table(Generic[R]):
                 value = with_deadline(value, deadline)
             return value, value
 
-        await self._operate(slot, hot, decide)
+        await self._access.operate(slot, hot, decide)
         if self._ephemeral:
             set_all(self._ephemeral, hot, fresh)
 

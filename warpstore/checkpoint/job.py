@@ -69,6 +69,7 @@ class CheckpointJob(msgspec.Struct, frozen=True):
         upto: Per stream of the log, the last LSN to read.
         tables: The tables to keep.
         shards: The files to write.
+        dealt_anew: Whether the sources hold other slots than the files to write.
         now_ms: Records whose deadline has passed by then are left out.
         on_corruption: As for `replay`.
     """
@@ -79,6 +80,7 @@ class CheckpointJob(msgspec.Struct, frozen=True):
     upto: list[int]
     tables: list[TableJob]
     shards: list[ShardJob]
+    dealt_anew: bool
     now_ms: int
     on_corruption: OnCorruption = "refuse"
 
@@ -168,8 +170,11 @@ def _write_file(
     writer = CheckpointWriter(file, store_id=job.store_id, shard=shard.shard, salt=shard.salt)
     n_records = 0
     for table in job.tables:
+        records: Iterable[tuple[HotKey, bytes]]
         older = [source.tables[table.table].records() for source in sources if table.table in source.tables]
-        records = _in_slots(heapq.merge(*older), shard.slots) if len(older) != 1 else older[0]
+        records = heapq.merge(*older)
+        if job.dealt_anew:
+            records = _in_slots(records, shard.slots)
         live = _live(_merged(records, fresh.get(table.table, {})), job.now_ms)
         n_records += writer.write_table(table.table, live)
     writer.finish(shard.lsn)

@@ -1,0 +1,217 @@
+"""The long ways from a table to its shards: for what its quick ways cannot do at once.
+
+A shard that restarts, writers that must wait, a record that is on disk, a conditional write, a batch: here a call finds
+out who serves it, waits where it has to, and raises what is to be raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from warpstore.checkpoint import WouldBlock
+from warpstore.errors import LimitError, OverloadedError
+from warpstore.hot_tier import HotTier
+from warpstore.keys import HotKey
+from warpstore.routes import TableRoutes
+from warpstore.shard import Operation, Shard, Write
+
+if TYPE_CHECKING:
+    from warpstore.context import StoreContext
+
+BATCH_BYTES_MAX = 64 << 20
+YIELD_MASK = 127
+"""A relaxed writer lets the loop turn when a shard has this many payloads pending, and one more."""
+YIELD_BYTES = 64 << 10
+"""A relaxed writer of a value of more bytes lets the loop turn."""
+_OPERATIONS_PER_PAUSE = 128
+
+
+class TableAccess:
+    """One table's long ways to its shards.
+
+    Args:
+        context: The store's.
+        routes: The table's ways into the shards.
+        name: The table's name, for errors.
+    """
+
+    __slots__ = ("_context", "_n_operations", "_name", "_readers", "_slots")
+
+    def __init__(self, context: StoreContext, routes: TableRoutes, name: str) -> None:
+        self._context = context
+        self._slots = routes
+        self._readers = routes.readers
+        self._name = name
+        self._n_operations = 0
+
+    # Who serves a slot
+
+    def tier(self, slot: int) -> HotTier:
+        """Return a slot's hot tier."""
+        tier = self._slots.tiers[slot]
+        assert tier is not None
+        return tier
+
+    def tiers(self) -> list[HotTier]:
+        """Return the table's hot tiers, one a shard."""
+        seen: dict[int, HotTier] = {}
+        for tier in self._slots.tiers:
+            if tier is not None:
+                seen[id(tier)] = tier
+        return list(seen.values())
+
+    def shard(self, slot: int) -> Shard:
+        """Return a slot's shard, whether it is alive or not.
+
+        Raises:
+            UsageError: the call may not be served at all.
+        """
+        self._context.check()
+        shard = self._slots.shards[slot]
+        assert shard is not None
+        return shard
+
+    def readable(self, slot: int) -> Shard:
+        """Return a slot's shard, which answers reads.
+
+        Raises:
+            ShardUnavailableError: it is restarting.
+        """
+        shard = self.shard(slot)
+        if not shard.is_alive and self._context.read_only is None:
+            raise shard.ended_error(shard.reason or "shutdown", in_hand=False)
+        return shard
+
+    def writable(self, slot: int) -> Shard:
+        """Return a slot's shard, which takes writes.
+
+        Raises:
+            ShardUnavailableError: it is restarting.
+            ReadOnlyStoreError: restarts were exhausted.
+        """
+        shard = self.shard(slot)
+        if self._context.read_only is not None:
+            raise self._context.read_only.with_traceback(None)
+        if not shard.is_alive:
+            raise shard.ended_error(shard.reason or "shutdown", in_hand=False)
+        return shard
+
+    # Reads
+
+    def values(self, routed: Sequence[tuple[int, HotKey]]) -> list[bytes | None]:
+        """Return what memory holds for each key; None where only the checkpoint can tell."""
+        readers, tiers = self._readers, self._slots.tiers
+        values: list[bytes | None] = []
+        for slot, hot in routed:
+            reader = readers[slot]
+            if reader is None:
+                self.readable(slot)
+                values.append(tiers[slot].in_memory(slot, hot))  # type: ignore[union-attr]
+                continue
+            value = None
+            for records in reader:
+                value = records.get(hot)
+                if value is not None:
+                    break
+            values.append(value)
+        return values
+
+    async def load(self, slot: int, hot: HotKey) -> bytes:
+        """Return the newest value, `TOMBSTONE` if there is none, from memory or from disk."""
+        while True:
+            self.readable(slot)
+            tier = self.tier(slot)
+            value = tier.current(slot, hot)
+            if not isinstance(value, WouldBlock):
+                return value
+            await self._context.load([(tier, slot, hot)])
+
+    async def load_missing(self, routed: Sequence[tuple[int, HotKey]], values: list[bytes | None]) -> None:
+        """Fill in what memory did not hold: from the page cache here, the rest with one thread hop."""
+        missing: list[tuple[int, int, HotKey]] = []
+        for i, (slot, hot) in enumerate(routed):
+            if values[i] is None:
+                value = self.tier(slot).current(slot, hot)
+                if isinstance(value, WouldBlock):
+                    missing.append((i, slot, hot))
+                else:
+                    values[i] = value
+        if missing:
+            await self._context.load([(self.tier(slot), slot, hot) for _, slot, hot in missing])
+            for i, slot, hot in missing:
+                values[i] = await self.load(slot, hot)
+
+    # Writes
+
+    async def write(self, write: Write) -> None:
+        """Make one write, waiting for room, and in "fsync" mode until it is durable."""
+        shard = self.writable(write[1])
+        if shard.durable:
+            size = len(write[4])
+            try:
+                done = shard.mailbox.post(write, size)
+            except OverloadedError:
+                done = await shard.mailbox.post_when_room(write, size)
+            await done
+            return
+        while not shard.is_open:
+            await shard.room()
+            shard = self.writable(write[1])
+        shard.write_now((self.tier(write[1]), *write[1:]))
+        if not len(shard.pending) & YIELD_MASK or len(write[4]) > YIELD_BYTES:
+            await asyncio.sleep(0)
+
+    async def write_batch(self, encoded: list[tuple[int, HotKey, bytes]]) -> None:
+        """Write a batch: to each shard its part, as one."""
+        parts: dict[int, list[tuple[int, HotKey, bytes]]] = {}
+        by_slot = [parts.setdefault(0 if shard is None else shard.index, []) for shard in self._slots.shards]
+        for item in encoded:
+            by_slot[item[0]].append(item)
+        for part in parts.values():
+            n_bytes = sum([len(value) for _, _, value in part])
+            if n_bytes > BATCH_BYTES_MAX:
+                raise LimitError(
+                    f"{self._name}: {len(part)} records of one batch fall into one shard and have {n_bytes} bytes, the"
+                    f" limit is {BATCH_BYTES_MAX}; split the batch"
+                )
+        waits = []
+        for part in parts.values():
+            if not part:
+                continue
+            shard = self.writable(part[0][0])
+            if shard.durable:
+                tier = shard.tiers[self._slots.table]
+                writes: list[Write] = [(tier, slot, key, value, value) for slot, key, value in part]
+                size = min(sum([len(value) for _, _, value in part]), shard.mailbox.bytes_max)
+                waits.append(await shard.mailbox.post_when_room(writes, size))
+                continue
+            while not shard.is_open:
+                await shard.room()
+                shard = self.writable(part[0][0])
+            shard.write_all_now(self._slots.table, part)
+        for done in waits:
+            await done
+        await asyncio.sleep(0)
+
+    async def operate(self, slot: int, key: HotKey, decide: Callable[[bytes], tuple[bytes, bytes] | None]) -> None:
+        """Run a conditional write where the order of writes is decided, loading the record first if it is on disk."""
+        while True:
+            shard = self.writable(slot)
+            operation = Operation(self.tier(slot), slot, key, decide)
+            if shard.durable:
+                await (await shard.mailbox.post_when_room(operation))
+                if operation.error is not None:
+                    raise operation.error
+            else:
+                if not shard.is_open:
+                    await shard.room()
+                    continue
+                shard.operate_now(operation)
+                self._n_operations += 1
+                if not self._n_operations % _OPERATIONS_PER_PAUSE:
+                    await asyncio.sleep(0)
+            if not operation.must_load:
+                return
+            await self._context.load([(operation.tier, slot, key)])
