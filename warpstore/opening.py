@@ -12,7 +12,6 @@ from typing import Any
 
 from wal import FileSystem, Lock, WalError
 from warpstore import manifest as manifests
-from warpstore.actor import Process
 from warpstore.catalog import Catalog, check_names, new_manifest, with_schemas
 from warpstore.checkpoint.job import LogJob, run_job
 from warpstore.checkpointer import Checkpointer, checkpoint_job
@@ -32,6 +31,7 @@ from warpstore.keys import slot_range
 from warpstore.lane_keeper import LaneKeeper, Prepared, load_tiers, release_all, replay_into
 from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest
 from warpstore.plan import Plan
+from warpstore.process import Process
 from warpstore.routes import TableRoutes
 from warpstore.shard import Shard
 from warpstore.supervisor import ChildSpec, Supervisor

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from wal import Lane, Stream, WalError
-from warpstore.actor import UNDER_WAY, Actor, Call, Reason, State
+from warpstore.actor import UNDER_WAY, Actor, Call
 from warpstore.checkpoint import Checkpoint, WouldBlock
 from warpstore.errors import (
     WRONG_THREAD,
@@ -32,6 +32,7 @@ from warpstore.errors import (
 )
 from warpstore.hot_tier import HotTier
 from warpstore.keys import HotKey
+from warpstore.process import Reason, State
 
 Write = tuple[HotTier, int, HotKey, bytes, bytes]
 """One decided write: the tier, the slot, the hot key, the hot tier's value, and the payload for the log. A plain tuple,

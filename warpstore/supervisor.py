@@ -25,9 +25,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from warpstore.actor import SHUTDOWN, Process, Reason, State
 from warpstore.clock import Clock, SystemClock
 from warpstore.errors import ActorStoppedError, CallTimeoutError, ReadOnlyStoreError, UsageError
+from warpstore.process import SHUTDOWN, Process, Reason, State
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.support.virtual_loop import VirtualClock, VirtualLoop, cancelled_at, run_virtual, virtual
-from warpstore.actor import SHUTDOWN, UNDER_WAY, Actor, Call, Reason, ReplyError, State
+from warpstore.actor import UNDER_WAY, Actor, Call, ReplyError
 from warpstore.clock import SystemClock
 from warpstore.errors import (
     ActorStoppedError,
@@ -20,6 +20,7 @@ from warpstore.errors import (
     ShardUnavailableError,
     UsageError,
 )
+from warpstore.process import SHUTDOWN, Reason, State
 
 A = TypeVar("A", bound=Actor[Any, Any])
 

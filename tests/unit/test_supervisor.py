@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.support.virtual_loop import VirtualClock, VirtualLoop, run_virtual, virtual
-from warpstore.actor import SHUTDOWN, Actor, Process, Reason, State
+from warpstore.actor import Actor
 from warpstore.errors import ActorStoppedError, CallTimeoutError, DiskFullError, ReadOnlyStoreError, UsageError
+from warpstore.process import SHUTDOWN, Process, Reason, State
 from warpstore.supervisor import ChildSpec, Restart, Strategy, Supervisor
 
 
