@@ -1,7 +1,7 @@
 """What an actor and a supervisor have in common: a life with one end, which is told once to each who watches.
 
-It begins NEW, runs after `Process.start`, and ends once: stopped for a reason in words, or crashed with an exception. Every
-method is called on the loop's thread.
+It begins NEW, runs after `Process.start`, and ends once: stopped for a reason in words, or crashed with an exception.
+Every method is called on the loop's thread.
 """
 
 from __future__ import annotations
