@@ -73,6 +73,7 @@ class IntervalSync:
         self._unsynced_since: float | None = None
         self._last_sync = (0.0, active.end)  # set by the thread that syncs, in one assignment
         self._ended = False
+        self._failure: tuple[float, Written, Exception | None] | None = None
         self._lock = threading.Lock()
         self._closing: set[asyncio.Future[None]] = set()
         timer.start(self.tick, interval_s / 2)  # so that a sync, which takes time, ends within the interval
@@ -131,14 +132,15 @@ class IntervalSync:
     def _sync(self) -> tuple[float, Written, Exception | None] | None:
         with self._lock:
             if self._ended:
-                return None
+                return self._failure  # for whoever asks before the loop has heard of it
             captured, written = self._monotonic(), self._published
             try:
                 for file in written.files:
                     file.sync()
             except Exception as e:  # noqa: BLE001 - whatever it is, nothing may count as durable, nor go unheard
                 self._ended = True
-                return captured, written, e
+                self._failure = captured, written, e
+                return self._failure
             self._last_sync = (captured, written.end)
             return captured, written, None
 

@@ -127,7 +127,7 @@ class Lane:
                 on_failed=self._poison,
             )
         self._next = NextSegment(segments, loop=loop, run=run, on_change=self._next_changed)
-        self._prepare(config.segment_bytes)
+        self._prepare()
 
     def open_stream(self, index: int, owner: StreamOwner, lsn_next: int) -> Stream:
         """Return the stream ``index``, whose next record gets ``lsn_next``; an older owner of it is forgotten."""

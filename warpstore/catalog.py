@@ -64,7 +64,7 @@ class Catalog:
     def make_directories(self) -> None:
         """Create the folders that are missing."""
         lanes = [self.lane_directory(lane) for lane in range(len(self.manifest.lanes))]
-        for path in (self.checkpoint_directory, *lanes):
+        for path in (self.checkpoint_directory, f"{self.path}/log", *lanes):
             if not self._files.exists(path):
                 self._files.make_directory(path)
                 self._files.sync_directory(path.rpartition("/")[0])

@@ -370,7 +370,13 @@ class Table(Generic[R]):
         return len(encoded)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
-        """Delete records; return how many there were. Atomic key by key."""
+        """Delete records; return how many there were. Atomic key by key.
+
+        Raises:
+            ValidationError: a key has the wrong type; nothing was deleted.
+        """
+        keys = list(keys) if not isinstance(keys, str | bytes) else keys
+        self._codec.routes(keys)
         n = 0
         for key in keys:
             n += await self.delete(key)
@@ -391,7 +397,10 @@ class Table(Generic[R]):
         if get_ident() != self._thread:
             self._context.check()
         hot: HotKey
-        known = self._known.get(key)
+        try:
+            known = self._known.get(key)
+        except TypeError:  # not hashable: `route` says that it is no key
+            known = None
         if known is not None:
             dicts, value, kept = known
             newest = None
@@ -418,6 +427,7 @@ class Table(Generic[R]):
                     break
         if newest is None:
             newest = await self._access.load(slot, hot)
+            reader = self._readers[slot]  # another one, if a checkpoint or a scan came in while it was loaded
         if not newest:
             return None
         if newest[0] == DEADLINE_BYTE:
