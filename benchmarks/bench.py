@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import workloads
 from benchmarks.drive import put_batch
 from benchmarks.measure import WrongAnswerError
-from benchmarks.peers import Loaded, Peer, Store, close_store, settle_store
+from benchmarks.peers.peer import Loaded, Peer, Store, close_store, settle_store
 from benchmarks.row import OURS, Sizes
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, perf_counter_ns
 from typing import Any
 
-from benchmarks.peers import AsyncStore, Store, SyncStore
+from benchmarks.peers.peer import AsyncStore, Store, SyncStore
 
 Step = tuple[bool, str, Any]
 """A YCSB operation: read or not, the key, the record to write (None: read-modify-write)."""

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.bench import Bench
 from benchmarks.environment import header
 from benchmarks.measure import freeze
-from benchmarks.peers import Loaded, Peer, close_store, load_peers
+from benchmarks.peers.peer import Loaded, Peer, close_store, load_peers
 from benchmarks.report import print_row
 from benchmarks.row import FULL, QUICK, Row, Sizes
 from benchmarks.rows.column import column

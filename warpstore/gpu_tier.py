@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -159,13 +160,17 @@ class GpuTier:
             return
         fed, self._fed = self._fed, []
         n_fed, self._n_fed = self._n_fed, 0
-        if n_fed <= TAKE_IN_ON_LOOP_MAX:
-            self._apply(fed)
-        else:
-            await self._context.run(lambda: self._apply(fed))
-        slab = self._slab
-        if slab is not None and slab.merge_due:
-            await self._context.run(slab.merge)
+        try:
+            if n_fed <= TAKE_IN_ON_LOOP_MAX:
+                self._apply(fed)
+            else:
+                await self._context.run(lambda: self._apply(fed))
+            slab = self._slab
+            if slab is not None and slab.merge_due:
+                await self._context.run(slab.merge)
+        except BaseException:
+            self.forget()  # also when cancelled: what was fed is taken in by halves, and a thread may go on with it
+            raise
 
     def _apply(self, fed: list[Sequence[bytes]]) -> None:
         """Bring the slab up to what was fed."""
@@ -186,7 +191,9 @@ class GpuTier:
             self._expires = True
             self._slab = None
             return
-        gone = [key for key, value in newest.items() if not value]
+        gone: list[Any] = [key for key, value in newest.items() if not value]
+        if self._codec.plan.key_kind == "uuid":
+            gone = [UUID(bytes=key) for key in gone]
         live = [value for value in newest.values() if value]
         if live:
             slab.upsert(*self._columns(live))

@@ -9,8 +9,8 @@ from typing import Any
 
 import aiosqlite
 
-from benchmarks.peers import AsyncStore, Peer
 from benchmarks.peers.codec import UserRow, decode, encode
+from benchmarks.peers.peer import AsyncStore, Peer
 from benchmarks.peers.sqlite import CREATE, GET, PUT, SCAN, pragmas
 
 GET_MANY = "select key, value from user where key in (select value from json_each(?))"

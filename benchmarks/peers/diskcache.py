@@ -8,8 +8,8 @@ from typing import Any
 
 import diskcache
 
-from benchmarks.peers import Peer, SyncStore
 from benchmarks.peers.codec import UserRow, decode, encode
+from benchmarks.peers.peer import Peer, SyncStore
 
 
 def open_diskcache(folder: Path, *, durable: bool) -> SyncStore:

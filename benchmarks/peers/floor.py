@@ -13,8 +13,8 @@ from pathlib import Path
 
 import google_crc32c
 
-from benchmarks.peers import Peer, SyncStore
 from benchmarks.peers.codec import UserRow, decode, encode
+from benchmarks.peers.peer import Peer, SyncStore
 
 WRITE_BYTES = 1 << 20
 

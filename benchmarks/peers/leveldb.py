@@ -9,8 +9,8 @@ from typing import Any
 
 import plyvel
 
-from benchmarks.peers import Peer, SyncStore
 from benchmarks.peers.codec import UserRow, decode, encode
+from benchmarks.peers.peer import Peer, SyncStore
 
 
 def open_leveldb(folder: Path, *, durable: bool) -> SyncStore:

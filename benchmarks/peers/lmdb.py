@@ -14,8 +14,8 @@ from typing import Any
 
 import lmdb
 
-from benchmarks.peers import Peer, SyncStore
 from benchmarks.peers.codec import UserRow, decode, decode_prefix, encode
+from benchmarks.peers.peer import Peer, SyncStore
 
 MAP_BYTES = 32 << 30
 

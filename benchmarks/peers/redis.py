@@ -19,8 +19,8 @@ from typing import Any
 
 import redis.asyncio as client
 
-from benchmarks.peers import AsyncStore, Peer
 from benchmarks.peers.codec import UserRow, decode, encode
+from benchmarks.peers.peer import AsyncStore, Peer
 
 SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 if SERVER is None:

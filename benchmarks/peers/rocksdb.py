@@ -15,8 +15,8 @@ from typing import Any
 
 import rocksdict
 
-from benchmarks.peers import Peer, SyncStore
 from benchmarks.peers.codec import UserRow, decode, encode
+from benchmarks.peers.peer import Peer, SyncStore
 
 CACHE_BYTES = 1 << 30
 SETTLE_S_MAX = 3.0

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import Peer, SyncStore
 from benchmarks.peers.codec import UserRow, decode, encode
+from benchmarks.peers.peer import Peer, SyncStore
 
 CREATE = "create table if not exists user (key text primary key, value blob not null) without rowid"
 PUT = "insert into user values (?, ?) on conflict do update set value = excluded.value"

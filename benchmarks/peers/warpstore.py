@@ -15,8 +15,8 @@ import msgspec
 
 import warpstore as ws
 from benchmarks.models import MODELS, User
-from benchmarks.peers import AsyncStore, Peer
 from benchmarks.peers.codec import UserRow
+from benchmarks.peers.peer import AsyncStore, Peer
 
 FIELDS = ["score", "age"]
 

@@ -11,7 +11,7 @@ from time import perf_counter, perf_counter_ns
 from benchmarks import drive, workloads
 from benchmarks.bench import Bench, Contestant
 from benchmarks.measure import Trial, interleaved, keep_best
-from benchmarks.peers import Store, close_store
+from benchmarks.peers.peer import Store, close_store
 from benchmarks.row import Row, Verdict
 from benchmarks.rows.writes import check_put
 

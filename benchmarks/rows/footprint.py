@@ -17,8 +17,8 @@ from benchmarks.bench import Bench
 from benchmarks.child import ChildFailedError, run_child
 from benchmarks.drive import get_each, put_batch
 from benchmarks.measure import WrongAnswerError, disk_bytes, memory
-from benchmarks.peers import close_store, load_peer, settle_store
 from benchmarks.peers.codec import encode
+from benchmarks.peers.peer import close_store, load_peer, settle_store
 from benchmarks.row import OURS, Row, Verdict
 from benchmarks.rows.reopen import Opening, reopened
 

@@ -17,7 +17,7 @@ from benchmarks import workloads
 from benchmarks.bench import Bench
 from benchmarks.child import run_child
 from benchmarks.measure import Cell, Trial, WrongAnswerError, freeze
-from benchmarks.peers import AsyncStore, close_store, load_peer
+from benchmarks.peers.peer import AsyncStore, close_store, load_peer
 from benchmarks.row import Row, Verdict
 
 BATCH = 1_000

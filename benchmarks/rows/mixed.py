@@ -16,7 +16,7 @@ from benchmarks import drive, workloads
 from benchmarks.bench import Bench, Contestant
 from benchmarks.drive import rest
 from benchmarks.measure import Trial, WrongAnswerError, interleaved, keep_best
-from benchmarks.peers import Store
+from benchmarks.peers.peer import Store
 from benchmarks.row import OURS, Row, Verdict
 
 STEPS_A_CHUNK = 2_048

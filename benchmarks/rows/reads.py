@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks import drive, workloads
 from benchmarks.bench import Bench, Contestant
 from benchmarks.measure import Trial, WrongAnswerError, interleaved, timed_chunks
-from benchmarks.peers import Store, SyncStore
+from benchmarks.peers.peer import Store, SyncStore
 from benchmarks.row import Row, Verdict
 
 CHUNK = 1_000

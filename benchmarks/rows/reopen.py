@@ -20,7 +20,7 @@ from benchmarks import workloads
 from benchmarks.bench import Bench
 from benchmarks.child import Child, ChildFailedError, run_child
 from benchmarks.measure import Cell, Trial, disk_bytes, drop_caches
-from benchmarks.peers import load_peer
+from benchmarks.peers.peer import load_peer
 from benchmarks.row import OURS, Row, Verdict
 
 LOG = " (log to replay)"

@@ -11,8 +11,8 @@ from benchmarks import workloads
 from benchmarks.child import pause
 from benchmarks.drive import get_batch, get_each, put_batch
 from benchmarks.measure import WrongAnswerError, memory
-from benchmarks.peers import Store, close_store, load_peer, settle_store
 from benchmarks.peers.codec import encode
+from benchmarks.peers.peer import Store, close_store, load_peer, settle_store
 
 
 async def open_kept(folder: Path) -> Store:

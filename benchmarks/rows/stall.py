@@ -16,8 +16,8 @@ from benchmarks import workloads
 from benchmarks.bench import Bench
 from benchmarks.child import ChildFailedError, pause, run_child
 from benchmarks.measure import WrongAnswerError, freeze, stall_probe
-from benchmarks.peers import AsyncStore, close_store, load_peer
 from benchmarks.peers.codec import decode, encode
+from benchmarks.peers.peer import AsyncStore, close_store, load_peer
 from benchmarks.row import OURS, Row, Verdict
 
 CONTROL = "control (slices of 2 ms)"

@@ -9,8 +9,8 @@ from time import perf_counter
 from benchmarks import drive, workloads
 from benchmarks.bench import Bench, Contestant
 from benchmarks.measure import Cell, Trial, WrongAnswerError, interleaved, timed_chunks
-from benchmarks.peers import Store
 from benchmarks.peers.floor import plain_loop
+from benchmarks.peers.peer import Store
 from benchmarks.row import Row, Verdict
 
 FLOOR_LOOP = "floor (plain loop)"

@@ -18,8 +18,8 @@ from benchmarks import report, row, store, workloads
 from benchmarks.child import JOBS
 from benchmarks.environment import header
 from benchmarks.measure import Cell, Trial, disk_bytes, interleaved, keep_best, memory, percentiles_us, stall_probe
-from benchmarks.peers import PEER_MODULES, AsyncStore, Loaded, Peer, SyncStore, load_peers
 from benchmarks.peers.codec import UserRow, decode, decode_prefix, encode
+from benchmarks.peers.peer import PEER_MODULES, AsyncStore, Loaded, Peer, SyncStore, load_peers
 from benchmarks.rows.column import baseline, column_job
 
 if TYPE_CHECKING:

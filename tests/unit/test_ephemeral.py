@@ -12,7 +12,7 @@ from tests.support.worlds import MODES, FakeClock, World, collected, world_in
 from warpstore.ephemeral import EphemeralField, encode_all, set_all
 from warpstore.record import plan_of
 
-SECRET = "SECRET-SESSION-VALUE"  # noqa: S105 - what must be in no file
+SECRET = "SECRET-SESSION-VALUE"
 
 
 class Visit(ws.Record):
