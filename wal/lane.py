@@ -182,7 +182,7 @@ class Lane:
             return
         # A cut comes when all that was applied is in the log. In fsync mode nothing is applied before it is durable; in
         # interval mode what is pending has been applied, and is written first.
-        if self._cuts and self._sync is None and not self._held:
+        if self._cuts and self._sync is None:
             self._cut()
         if not self._busy:
             groups, self._held = self._held or self._drain(), []
@@ -364,7 +364,7 @@ class Lane:
         assert self._sync is not None
         self._set_lagging(self._stalled or self._sync.is_late)
         idle = not (behind or self._busy or self._stalled) and self._error is None
-        if idle and self._active.end != self._marked and self._active.room() >= _RESERVED_BYTES:
+        if idle and self._active.end != self._marked:
             self._mark()
 
     def _set_lagging(self, lagging: bool) -> None:  # noqa: FBT001

@@ -191,7 +191,7 @@ class _Replayer:
                 self.take(frame, reader, limits)
             i = self.next_segment(i, reader, limits, clean_end, whole=whole)
             found.end = reader.end
-        found.tail = [(stream, lsn, payloads) for at, stream, lsn, payloads in self.pending if at >= found.durable]
+        found.tail = [(stream, lsn, payloads) for _, stream, lsn, payloads in self.pending]
         if self.headers:
             last = self.headers[-1].number
             found.next_number = last if found.end == position(last, HEADER_BYTES) else last + 1

@@ -53,7 +53,7 @@ class _Inode:
         seen: What a read returns.
         disk: What a crash cannot take away.
         unsynced: What the next sync makes durable.
-        stranded: What a failed sync left behind: on disk or not, for ever.
+        stranded: What a failed sync left behind: on disk or not, until something is written over it and synced.
     """
 
     seen: bytearray = field(default_factory=bytearray)
@@ -68,6 +68,8 @@ class _Inode:
     def sync(self) -> None:
         for write in self.unsynced:
             write.apply(self.disk)
+        over = {write.offset for write in self.unsynced}
+        self.stranded = [write for write in self.stranded if write.offset not in over]
         self.unsynced.clear()
 
     def fail_to_sync(self) -> None:

@@ -160,16 +160,16 @@ class SlowWriter:
         assert not self.is_closed
         self._under_way = True
         self.writes.append((file.path, offset, sum(len(bytes(b)) for b in buffers)))
-        self._loop.call_later(self.write_s, self._write, file, b"".join(map(bytes, buffers)), offset, done)
-
-    def _write(self, file: File, data: bytes, offset: int, done: Callable[[OSError | None], None]) -> None:
-        self._under_way = False
         error: OSError | None = None
         try:
-            file.write([data], offset)
+            file.write(buffers, offset)
             file.sync()
         except OSError as e:
             error = e
+        self._loop.call_later(self.write_s, self._end, error, done)
+
+    def _end(self, error: OSError | None, done: Callable[[OSError | None], None]) -> None:
+        self._under_way = False
         done(error)
 
     def close(self) -> None:

@@ -319,3 +319,22 @@ async def test_a_lane_that_is_poisoned_during_a_sync_fails_it_and_syncs_nothing_
     world.timer.fire()
     assert [call for call, _ in world.files.calls[n_calls:]] == ["write"]
     await lane.close()
+
+
+@virtual
+async def test_syncs_that_are_heard_of_in_the_wrong_order_take_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = LaneWorld("interval")
+    lane = world.recover()
+    await settle()
+    told: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(world.loop, "call_soon_threadsafe", lambda *call: told.append(call))
+        for payload in (b"x", b"y"):
+            world.owners[0].write(payload)
+            lane.flush()
+            world.timer.fire()
+    for hear, *outcome in reversed(told):
+        hear(*outcome)
+        assert world.owners[0].heard == [("durable", 2)]
+        assert lane.durable == position(1, frames(world.files, 1)[1].offset + 512)
+    await lane.close()

@@ -131,6 +131,18 @@ async def test_every_frame_names_what_was_durable_when_it_was_written(durability
         assert end <= after.header.durable <= position(1, after.offset)
 
 
+@virtual
+async def test_a_seal_names_everything_before_it() -> None:
+    world = LaneWorld()
+    lane = world.recover()
+    world.owners[0].write(b"x")
+    await lane.settled()
+    await lane.cut(lambda: None)
+    group, seal = frames(world.files, 1)
+    assert seal.header.durable == position(1, group.offset + 512) == position(1, seal.offset)
+    await lane.close()
+
+
 @both_modes
 @virtual
 async def test_a_group_larger_than_any_frame_poisons_the_lane_rather_than_be_unreadable(durability: Durability) -> None:

@@ -7,6 +7,7 @@ import errno
 
 import pytest
 
+from tests.support.faulty_files import FaultyFile
 from tests.support.lanes import DIRECTORY, LaneWorld, both_modes, kinds, settle
 from tests.support.virtual_loop import virtual
 from wal import Durability, LogPoisonedError
@@ -157,4 +158,38 @@ async def test_only_segments_of_the_configured_size_are_kept_as_spares() -> None
     spares = [name for name in world.files.list_directory(DIRECTORY) if name.endswith(".spare")]
     assert {len(world.files.contents(f"{DIRECTORY}/{name}")) for name in spares} == {8 << 10}
     await settle()
+    await lane.close()
+
+
+@virtual
+async def test_the_active_segment_is_never_released() -> None:
+    world = LaneWorld()
+    lane = world.recover()
+    await settle()
+    lane.release(lane.active_number + 7)
+    assert segment_numbers(world.files, DIRECTORY) == [1, 2]
+    await lane.close()
+
+
+@virtual
+async def test_a_sealed_file_is_closed_only_while_no_sync_can_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = LaneWorld("interval")
+    lane = world.recover()
+    await settle()
+    world.owners[0].write(b"x")
+    await lane.cut(lambda: None)
+    locked: list[bool] = []
+    close = FaultyFile.close
+
+    def watched(file: FaultyFile) -> None:
+        assert lane._sync is not None
+        locked.append(lane._sync._lock.locked())
+        close(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FaultyFile, "close", watched)
+        await lane.sync()
+        await settle()
+    assert locked
+    assert all(locked[:1])
     await lane.close()

@@ -355,7 +355,7 @@ def test_damage_below_the_clean_end_is_corruption() -> None:
 def test_damage_below_what_the_next_segments_header_names_is_corruption() -> None:
     log, offsets = two_segments()
     log.data[2][HEADER_BYTES:] = bytes(SIZE - HEADER_BYTES)
-    log.data[1][offsets[1] + 33] ^= 1
+    log.data[1][offsets[1] :] = bytes(SIZE - offsets[1])  # the seal is gone as well
     log.refused(1, offsets[1])
 
 
@@ -484,7 +484,7 @@ def test_what_a_takeover_copied_is_copied_again_until_something_names_it() -> No
 def test_point_in_time_ends_the_log_before_the_damage_and_stays_ended() -> None:
     log, offsets = two_segments()
     log.data[1][offsets[1] + 40] ^= 1
-    found = log.replay("point_in_time")
+    found = log.replay("point_in_time", clean_end=position(2, HEADER_BYTES + 1024))
     assert log.records == {0: [b"1"]}
     assert (found.next_lsn, found.next_number, found.torn) == ([2, 1], 3, None)
     assert found.damage == [f"{segment_path(LOG, 1)}: offset {offsets[1]}: what stood here was durable, and is damaged"]

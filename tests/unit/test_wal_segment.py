@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -137,20 +136,38 @@ def test_a_retired_lane_names_no_segment_any_more(files: FaultyFiles) -> None:
     assert files.open_files == []
 
 
-def test_two_makers_of_one_number_do_not_touch_each_others_files(files: FaultyFiles) -> None:
-    old, new = segments_in(files, seed=1), segments_in(files, seed=2)
-    sync_of: list[Callable[[], Any]] = [lambda: new.make(1, SIZE, durable=0, groups=[(0, 1, [b"new"])])]
+def during_sync(files: FaultyFiles, action: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have something happen in the middle of the next sync of a file."""
+    fault = files.fault
 
     def meanwhile(call: str, path: str) -> OSError | None:
-        if call == "sync" and sync_of:
-            old.retire()
-            new.remove_temporaries()
-            sync_of.pop()()
+        if call == "sync":
+            monkeypatch.setattr(files, "fault", fault)
+            action()
         return fault(call, path)
 
-    fault, files.fault = files.fault, meanwhile  # type: ignore[method-assign]
-    with pytest.raises(OSError):
-        old.make(1, SIZE, durable=0)
+    monkeypatch.setattr(files, "fault", meanwhile)
+
+
+@pytest.mark.parametrize("old_is_first", [True, False])
+def test_two_makers_of_one_number_do_not_touch_each_others_files(
+    files: FaultyFiles, monkeypatch: pytest.MonkeyPatch, old_is_first: bool
+) -> None:
+    old, new = segments_in(files, seed=1), segments_in(files, seed=2)
+
+    def make_old() -> None:
+        with pytest.raises(OSError) as raised:
+            old.make(1, SIZE, durable=0)
+        assert raised.value.errno == errno.ECANCELED
+
+    def make_new() -> None:
+        old.retire()
+        new.remove_temporaries()
+        new.make(1, SIZE, durable=0, groups=[(0, 1, [b"new"])])
+
+    first, second = (make_old, make_new) if old_is_first else (make_new, make_old)
+    during_sync(files, second, monkeypatch)
+    first()
     assert payloads_in(files, 1) == [[b"new"]]
 
 
