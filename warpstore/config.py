@@ -49,7 +49,7 @@ class Config:
         gpu: Where GPU columns live. "auto" and "off" hold them in NumPy, the only backend so far.
         processes: Worker processes. 0, the only value so far: everything runs in this process.
         mailbox_messages_max: Messages that wait for one shard before callers wait; 1 or more.
-        mailbox_bytes_max: Bytes that wait for one shard before callers wait; 16 MiB or more.
+        mailbox_bytes_max: Bytes that wait for one shard before callers wait; 16 to 128 MiB.
         record_cache_entries: Decoded records kept for repeated reads, per table; a power of two, or 0 for none. More
             than the processor's own cache holds cost more than they save.
         restart_intensity: Restarts within ``restart_period_s`` before the store goes read-only; 1 or more.
@@ -90,7 +90,7 @@ class Config:
         _within(self, "ram", 1 << 20, 1 << 60)
         _within(self, "processes", 0, 0)
         _within(self, "mailbox_messages_max", 1, 1 << 30)
-        _within(self, "mailbox_bytes_max", 16 << 20, 1 << 40)
+        _within(self, "mailbox_bytes_max", 16 << 20, 128 << 20)
         _within(self, "record_cache_entries", 0, 1 << 24)
         _within(self, "restart_intensity", 1, 1 << 20)
         entries = self.record_cache_entries

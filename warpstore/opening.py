@@ -81,6 +81,11 @@ async def _open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, env
         root = _tree(context, catalog)
         await root.start()
         await context.run(catalog.remove_strays)
+        if any(keeper.report is not None and keeper.report.damage for keeper in context.lanes):
+            assert context.checkpointer is not None
+            await context.checkpointer.call(
+                "the log is damaged", timeout=None
+            )  # so that the next opening need not know
     except BaseException:
         if context is not None:
             context.release()

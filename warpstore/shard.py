@@ -17,7 +17,9 @@ The shard knows values, keys and slots; record types are the table's business.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from wal import Lane, Stream, WalError
@@ -62,7 +64,28 @@ class Operation:
         self.error: BaseException | None = None
 
 
+GROUP_BYTES_MAX = 128 << 20
+"""A group of more bytes is split, but no batch (of 64 MiB at most) is."""
+
 Message = Write | list[Write] | Operation
+
+
+class _Seen:
+    """What the writes of a group, not applied yet, say: for the conditional writes behind them."""
+
+    __slots__ = ("_n", "n_bytes", "newest")
+
+    def __init__(self) -> None:
+        self.newest: dict[tuple[int, HotKey], bytes] = {}
+        self.n_bytes = 0
+        self._n = 0
+
+    def take_in(self, writes: list[Write]) -> None:
+        """Take in the writes added since the last call."""
+        for tier, _, key, value, payload in writes[self._n :]:
+            self.newest[(tier.table, key)] = value
+            self.n_bytes += len(payload)
+        self._n = len(writes)
 
 
 class Shard(Actor[Message, None]):
@@ -115,6 +138,7 @@ class Shard(Actor[Message, None]):
         self.checkpoint = checkpoint
         self.durable = durability == "fsync"
         self.pending: list[bytes] = []
+        self._batches: list[tuple[int, int]] = []  # first index and end, in ``pending``, of what must not be split
         self.is_open = False
         self.is_fed = False
         self.stream: Stream | None = None
@@ -230,7 +254,9 @@ class Shard(Actor[Message, None]):
             self.ask()
         tier = self.tiers[table]
         dicts, first = tier.young.dicts, tier.first_slot
+        start = len(self.pending)
         self.pending.extend([value for _, _, value in items])
+        self._batches.append((start, len(self.pending)))
         for slot, key, value in items:
             dicts[slot - first][key] = value
 
@@ -256,48 +282,62 @@ class Shard(Actor[Message, None]):
     def take_group(self) -> list[bytes]:
         """Give the lane what to write now (see `wal.StreamOwner`)."""
         if not self.durable:
-            group = self.pending[:]
-            self.pending.clear()
+            n = self._n_for_group()
+            group = self.pending[:n]
+            del self.pending[:n]
+            self._batches = [(start - n, end - n) for start, end in self._batches if start >= n]
+            if self.pending:
+                self.ask()
             self._fed(group)
             return group
         self._group = []
         self.drain()
         return self._group
 
+    def _n_for_group(self) -> int:
+        """Return how many pending payloads make the next group: all, or as many as fit, and no batch in part."""
+        pending = self.pending
+        if sum(map(len, pending)) <= GROUP_BYTES_MAX:
+            return len(pending)
+        ends = list(accumulate(map(len, pending)))
+        n = max(1, bisect_right(ends, GROUP_BYTES_MAX))
+        for start, end in self._batches:
+            if start < n < end:
+                return start or end
+        return n
+
     def handle_batch(self, messages: list[Message | Call[Message, None]]) -> Awaitable[None] | None:
         writes: list[Write] = []
+        seen = _Seen()
         for message in messages:
             if type(message) is tuple:
                 writes.append(message)
             elif type(message) is list:
                 writes += message
             else:
-                self._decide(message, writes)  # type: ignore[arg-type]
+                self._decide(message, writes, seen)  # type: ignore[arg-type]
         if not writes:
             return None
         self._writes = writes
         self._group = [write[4] for write in writes]
         return UNDER_WAY
 
-    def _decide(self, operation: Operation, writes: list[Write]) -> None:
-        tier, key = operation.tier, operation.key
-        current: bytes | WouldBlock | None = None
-        for write in reversed(writes):
-            if write[2] == key and write[0] is tier:
-                current = write[3]
-                break
+    def _decide(self, operation: Operation, writes: list[Write], seen: _Seen) -> None:
+        tier, slot, key = operation.tier, operation.slot, operation.key
+        seen.take_in(writes)
         try:
+            current: bytes | WouldBlock | None = seen.newest.get((tier.table, key))
             if current is None:
-                current = tier.current(operation.slot, key)
-            if isinstance(current, WouldBlock):
-                operation.must_load = True
+                current = tier.current(slot, key)
+            if isinstance(current, WouldBlock) or seen.n_bytes > GROUP_BYTES_MAX:
+                operation.must_load = True  # or wait for a group with room
                 return
             decided = operation.decide(current)
         except Exception as e:  # noqa: BLE001 - it is the caller's, and goes to the caller
             operation.error = e
             return
         if decided is not None:
-            writes.append((tier, operation.slot, key, *decided))
+            writes.append((tier, slot, key, *decided))
 
     def on_durable(self, lsn: int) -> None:  # noqa: ARG002
         if not self.durable:

@@ -8,12 +8,12 @@ from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any, TypedDict, TypeVar, Unpack
 
-from wal import WalError
+from wal import LogFullError, WalError
 from warpstore.codec import Codec
 from warpstore.config import Config, Durability, GpuMode, OnCorruption, load
 from warpstore.context import StoreContext
 from warpstore.environment import Environment
-from warpstore.errors import ClosedStoreError, OutcomeUnknownError, UnknownTableError, WarpstoreError
+from warpstore.errors import ClosedStoreError, DiskFullError, OutcomeUnknownError, UnknownTableError, WarpstoreError
 from warpstore.opening import OpenParts, open_parts
 from warpstore.record import Record, plan_of
 from warpstore.schema import Schema
@@ -101,6 +101,8 @@ class Store:
                 if keeper.lane is None:
                     raise OutcomeUnknownError("the log failed, and is being recovered")
                 await keeper.lane.sync()
+        except LogFullError as e:
+            raise DiskFullError(f"nothing can be synced: {e}") from e
         except WalError as e:
             raise OutcomeUnknownError(f"the log failed: {e}") from e
 
