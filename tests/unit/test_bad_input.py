@@ -36,15 +36,20 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield made
 
 
+async def ended(call: Any) -> None:
+    """Make a plain call, or await one that is under way."""
+    if callable(call):
+        call()
+    else:
+        await call
+
+
 async def refused(error: type[ws.WarpstoreError], words: str, *calls: Any) -> None:
     """Assert that each call is refused with exactly this error, whose message contains the words."""
     try:
         for call in calls:
             with pytest.raises(error, match=words) as caught:
-                if callable(call):
-                    call()
-                else:
-                    await call
+                await ended(call)
             assert type(caught.value) is error
     finally:
         for call in calls:

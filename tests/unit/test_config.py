@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_read_is_an_error_of_the_configuration(tmp_path: P
     assert error.value.setting == "config"
     path = tmp_path / "wrong.toml"
     path.write_text("durability = fsync")
-    with pytest.raises(ws.ConfigError, match="wrong.toml"):
+    with pytest.raises(ws.ConfigError, match=r"wrong\.toml"):
         ws.open("x", config=path)
     path.write_text("[store]\nshards = 1\n")
     with pytest.raises(ws.ConfigError, match="unknown setting 'store'"):

@@ -92,7 +92,11 @@ def synchronous(path):
         if not pid:
             said = []
             for call in (
-                lambda: store[User].get("a"), lambda: list(store[User].scan()), store.sync, store.statistics, store.close
+                lambda: store[User].get("a"),
+                lambda: list(store[User].scan()),
+                store.sync,
+                store.statistics,
+                store.close,
             ):
                 try:
                     call()
@@ -154,5 +158,5 @@ def test_the_lock_is_free_when_the_owner_is_killed_while_a_forked_child_lives(tm
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"child\n"
         owner.wait()
-        check = "import asyncio, sys\nimport warpstore as ws\n\n\nasync def main():\n    await (await ws.open(sys.argv[1])).close()\n\n\nasyncio.run(main())"
+        check = "import sys, warpstore as ws; ws.open_sync(sys.argv[1]).close()"
         subprocess.run([sys.executable, "-c", check, str(path)], check=True, timeout=60)

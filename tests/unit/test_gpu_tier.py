@@ -72,13 +72,14 @@ async def test_arrays_of_every_sort_are_taken(world: World) -> None:
         await store[Reading].put_many([Reading(id=i, value=float(i)) for i in range(100)])
         await store[Named].put_many([Named(id=f"{i}", value=float(i)) for i in range(20)])
         await store[Blob].put_many([Blob(id=b"%d" % i, value=float(i)) for i in range(20)])
+        keys: Any
         for keys in (np.arange(100), np.arange(100, dtype=np.uint64), np.arange(100).astype(object), range(100)):
-            values, found = await store[Reading].column("value").lookup(keys)  # type: ignore[arg-type]
+            values, found = await store[Reading].column("value").lookup(keys)
             assert values.dtype == np.float32
             assert values.tolist() == list(range(100))
             assert found.all()
         for keys in (np.array(["3", "x"]), np.array(["3", "x"], object), ["3", "x"]):
-            values, found = await store[Named].column("value").lookup(keys)  # type: ignore[arg-type]
+            values, found = await store[Named].column("value").lookup(keys)
             assert (values.tolist(), found.tolist()) == ([3.0, 0.0], [True, False])
         values, found = await store[Blob].column("value").lookup(np.array([b"3", b"x"]))
         assert (values.tolist(), found.tolist()) == ([3.0, 0.0], [True, False])

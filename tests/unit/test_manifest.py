@@ -1,4 +1,4 @@
-"""The manifest and the catalog: one whole manifest at any time, and damage to any file of a store is refused by name."""
+"""There is one whole manifest at any time, and damage to any file of a store is refused by name."""
 
 import random
 from collections.abc import AsyncIterator

@@ -11,6 +11,7 @@ import pytest
 
 import warpstore as ws
 from tests.support.worlds import Blob, Named, Reading, Token, User, World, collected, turns, users, world_in
+from warpstore.record import plan_of
 from warpstore.scan import KEYS_PER_RANGE, ScanBounds, after_prefix
 from warpstore.table import Table
 
@@ -305,6 +306,6 @@ async def test_int_keys_beyond_64_bits_bound_a_scan_or_are_refused(world: World)
 
 
 def test_bounds_take_keys_as_the_tiers_hold_them() -> None:
-    codec: Any = ws.record.plan_of(Token).bind(1)  # type: ignore[attr-defined]
+    codec: Any = plan_of(Token).bind(1)
     bounds = ScanBounds.of(codec, UUID(int=5), None, None, 3)
     assert (bounds.start, bounds.stop, bounds.limit) == (UUID(int=5).bytes, None, 3)

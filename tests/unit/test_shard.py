@@ -20,7 +20,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield made
 
 
-class Fault(Exception):
+class FaultError(Exception):
     """What a test lets a shard raise."""
 
 
@@ -30,7 +30,7 @@ def of_shard(shard: Shard, candidates: list[User]) -> list[User]:
 
 
 def raising(*_: object) -> Any:
-    raise Fault("a fault of the test")
+    raise FaultError("a fault of the test")
 
 
 async def back(store: ws.Store, before: Shard) -> None:
@@ -58,7 +58,7 @@ async def test_a_shard_that_raises_in_a_batch_comes_back_and_the_others_serve(wo
         shard = store._context.shards[0]
         mine = of_shard(shard, users(0, 150))
         others = [u for u in users(0, 150) if u not in mine]
-        shard.handle_batch = raising  # type: ignore[method-assign]
+        shard.handle_batch = raising  # type: ignore[assignment, method-assign]
         writes = await asyncio.gather(
             *(table.put(User(id=u.id, n=-1)) for u in mine[:3]),
             *(table.put(User(id=u.id, n=-1)) for u in others),
@@ -73,7 +73,7 @@ async def test_a_shard_that_raises_in_a_batch_comes_back_and_the_others_serve(wo
         assert await table.get(mine[0].id) == User(id=mine[0].id, n=7)
         assert await table.count() == 150
         info = {actor.name: actor for actor in store.statistics().actors}
-        assert (info["shard 0"].n_restarts, info["shard 0"].last_reason) == (1, "Fault")
+        assert (info["shard 0"].n_restarts, info["shard 0"].last_reason) == (1, "FaultError")
         assert len([path for path in world.open_files() if ".ckpt" in path]) == 4
 
 
@@ -82,7 +82,7 @@ async def test_calls_to_a_shard_that_is_down_are_refused_and_nothing_is_applied(
         table = store[User]
         await table.put(User(id="a"))
         shard = store._context.shards[0]
-        shard.crash(Fault())
+        shard.crash(FaultError())
         for call in (table.put(User(id="b")), table.modify("a", repr), table.put_many([User(id="b")]), table.get("b")):
             with pytest.raises(ws.ShardUnavailableError, match="restarting"):
                 await call
@@ -117,7 +117,7 @@ async def test_a_crash_loses_nothing_that_was_acknowledged(mode: str, world: Wor
         await table.put_many(users(0, 50))
         await table.delete("u0001")
         shard = store._context.shards[0]
-        shard.crash(Fault())  # in "interval" mode before the loop turned, so that nothing was written yet
+        shard.crash(FaultError())  # in "interval" mode before the loop turned, so that nothing was written yet
         await back(store, shard)
         expected = [u for u in users(0, 50) if u.n != 1]
         assert await collected(table.scan()) == expected
@@ -132,7 +132,7 @@ async def test_in_memory_mode_a_shard_comes_back_as_of_its_checkpoint(world: Wor
         await store.checkpoint()
         await store[User].put(User(id="b"))
         shard = store._context.shards[0]
-        shard.crash(Fault())
+        shard.crash(FaultError())
         await back(store, shard)
         assert await collected(store[User].scan()) == [User(id="a")]
         await store[User].put(User(id="c"))
@@ -156,7 +156,7 @@ async def test_a_shard_comes_back_while_the_others_never_rest(world: World) -> N
 
         writers = [asyncio.ensure_future(write(user)) for user in theirs[:16]]
         await until(lambda: n_written > 50)
-        shard.crash(Fault())
+        shard.crash(FaultError())
         await back(store, shard)
         stop = True
         await asyncio.gather(*writers)
@@ -171,7 +171,7 @@ async def test_a_shard_that_crashes_again_and_again_makes_the_store_read_only(mo
     await store.sync()
     for n in range(1, 5):
         shard = store._context.shards[0]
-        shard.crash(Fault())
+        shard.crash(FaultError())
         if n <= 3:
             await back(store, shard)
         else:
@@ -203,7 +203,7 @@ async def test_crashes_far_apart_do_not_add_up(world: World) -> None:
         for _ in range(8):
             world.clock.advance(6)
             shard = store._context.shards[0]
-            shard.crash(Fault())
+            shard.crash(FaultError())
             await back(store, shard)
         await store[User].put(User(id="a"))
         assert store.statistics().read_only is None
