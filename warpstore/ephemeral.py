@@ -90,4 +90,5 @@ def encode_all(fields: Sequence[EphemeralField], record: Any) -> list[bytes | No
 def set_all(fields: Sequence[EphemeralField], key: HotKey, encoded: Sequence[bytes | None]) -> None:
     """Set every field of a key."""
     for field, value in zip(fields, encoded, strict=True):
-        field.set(key, value)
+        if value is not None or len(field):
+            field.set(key, value)

@@ -186,7 +186,8 @@ class Table(Generic[R]):
                     return
             await self._access.write((self._access.tier(slot), slot, key, value, value))
             return
-        self._context.check()
+        if get_ident() != self._thread:
+            self._context.check()
         fresh = encode_all(self._ephemeral, record) if self._ephemeral else ()
         slot, key, value = self._encode(record)
         if ttl is not None or self._ttl_s is not None:
@@ -497,7 +498,9 @@ class Table(Generic[R]):
         """
         self._context.check()
         routed = self._codec.routes(keys)
-        decode = None if fields is None else self._projection(tuple(fields))
+        names = None if fields is None else tuple(fields)
+        if names is not None:
+            self._codec.project(names)  # refuses an unknown name also where there are no keys
         filled = self._ephemeral if fields is None else [f for f in self._ephemeral if f.name in fields]
         found: list[R | None] = []
         for start in range(0, len(routed), _YIELD_CHUNK):
@@ -505,7 +508,7 @@ class Table(Generic[R]):
             values = self._access.values(part)
             if None in values:
                 await self._access.load_missing(part, values)
-            found += self._records(values, decode)
+            found += self._records(values, names)
             for field in filled:
                 for (_, hot), record in zip(part, found[start:], strict=True):
                     if record is not None:
@@ -625,14 +628,16 @@ class Table(Generic[R]):
 
         return decode
 
-    def _records(self, values: Sequence[bytes | None], decode: Callable[[bytes], Any] | None) -> list[R | None]:
-        """Return the records of some values, decoded in one call if all of them are ordinary."""
-        if decode is None and all(values):
+    def _records(self, values: Sequence[bytes | None], fields: tuple[str, ...] | None) -> list[R | None]:
+        """Return the records of some values, or some fields of them; at once if all values are ordinary."""
+        if all(values):
             try:
-                return self._codec.decode_many(b"".join(values), len(values))  # type: ignore[arg-type, return-value]
+                if fields is None:
+                    return self._codec.decode_many(b"".join(values), len(values))  # type: ignore[arg-type, return-value]
+                return list(map(self._codec.project(fields), values))  # type: ignore[arg-type]
             except msgspec.DecodeError:
-                decode = self._decoded  # deadlines or older schemas among them
-        decode = decode or self._decoded
+                pass  # deadlines or older schemas among them: one by one
+        decode = self._decoded if fields is None else self._projection(fields)
         now_ms = self._now_ms()
         found: list[R | None] = []
         for value in values:

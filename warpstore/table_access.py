@@ -110,11 +110,12 @@ class TableAccess:
                 self.readable(slot)
                 values.append(tiers[slot].in_memory(slot, hot))  # type: ignore[union-attr]
                 continue
-            value = None
-            for records in reader:
-                value = records.get(hot)
-                if value is not None:
-                    break
+            value = reader[0].get(hot)
+            if value is None:
+                for records in reader[1:]:
+                    value = records.get(hot)
+                    if value is not None:
+                        break
             values.append(value)
         return values
 
