@@ -34,6 +34,8 @@ TEMPORARY_SUFFIX = ".new"
 SPARE_SUFFIX = ".spare"
 SPARES_MAX = 2
 
+_FILL_BYTES = 1 << 20
+
 
 class Segment:
     """A segment that is ready to be written.
@@ -163,7 +165,9 @@ class Segments:
         try:
             file.allocate(segment_bytes)
             if self._zero_fill:
-                file.zero_fill(0, segment_bytes)
+                for start in range(0, segment_bytes, _FILL_BYTES):  # in steps, so that the log's syncs get between
+                    file.zero_fill(start, min(start + _FILL_BYTES, segment_bytes))
+                    file.sync()
         except OSError:
             file.close()
             self.files.remove(path)
@@ -177,6 +181,8 @@ class Segments:
             try:
                 if file.size() == segment_bytes:
                     self.files.rename(spare, path)
+                    # Durable before the file is written: after a crash no older name may show the new header.
+                    self.files.sync_directory(self.directory)
                     return file
             except OSError:
                 file.close()

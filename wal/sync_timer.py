@@ -35,6 +35,8 @@ class ThreadSyncTimer:
                 if self._stopping.wait(interval_s):
                     return
                 self._armed.clear()
+                if self._stopping.is_set():  # `stop` came before the line above, which has undone its wake
+                    return
                 tick()
 
         self._thread = threading.Thread(target=run, name="wal-sync", daemon=True)
