@@ -29,6 +29,10 @@ if SERVER is None:
 START_S_MAX = 30.0
 
 
+_PLACES = frozenset({"unixsocket", "dir", "logfile"})
+"""Settings that say where this run's files are, and mean nothing to a reader of the results."""
+
+
 def _start(options: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start the server, so that it ends with this process even if that is killed, where ``setpriv`` can see to it."""
     with_parent = ["setpriv", "--pdeathsig", "SIGTERM"] if shutil.which("setpriv") else []
@@ -104,7 +108,12 @@ async def open_redis(folder: Path, *, durable: bool) -> AsyncStore:
             shutil.rmtree(socket_folder, ignore_errors=True)
 
     return AsyncStore(
-        settings={"version": version, **arguments, "hiredis": find_spec("hiredis") is not None, "connections": 64},
+        settings={
+            "version": version,
+            **{k: v for k, v in arguments.items() if k not in _PLACES},
+            "hiredis": find_spec("hiredis") is not None,
+            "connections": 64,
+        },
         put=put,
         get=get,
         increment=increment,
