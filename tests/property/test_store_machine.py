@@ -276,13 +276,13 @@ class MemoryMachine(StoreMachine):
 
 @pytest.mark.parametrize(
     ("machine", "n_examples"),
-    [(StoreMachine, 12), (IntervalMachine, 6), (MemoryMachine, 6)],
+    [(StoreMachine, 8), (IntervalMachine, 5), (MemoryMachine, 4)],
     ids=["fsync", "interval", "memory"],
 )
 def test_random_use_equals_a_dictionary(machine: type[StoreMachine], n_examples: int) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=n_examples, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=n_examples, stateful_step_count=35, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -188,3 +188,22 @@ async def test_tables_feed_their_own_columns_only(world: World) -> None:
         await store[Named].delete("2")
         assert await look(store[Reading], [1]) == [1.0]
         assert await look(store[Named], ["1"]) == [3.0]
+
+
+async def test_a_column_that_could_not_take_something_in_is_built_anew(world: World) -> None:
+    async with world.open(Reading) as store:
+        table = store[Reading]
+        await table.put(Reading(id=1, value=1.0))
+        await look(table, [1])
+        tier = table._gpu
+        assert tier is not None
+        await table.put(Reading(id=1, value=2.0))
+
+        def fails(*_: object) -> None:
+            raise MemoryError
+
+        tier._apply = fails  # type: ignore[assignment, method-assign]
+        with pytest.raises(MemoryError):
+            await table.column("value").lookup([1])
+        del tier._apply
+        assert await look(table, [1]) == [2.0]

@@ -10,6 +10,7 @@ import pytest
 
 import warpstore as ws
 from tests.support.worlds import MODES, Named, Reading, User, World, collected, turns, until, users, world_in
+from warpstore.keys import slot_of
 
 EVERY = [("fsync", 1), ("fsync", 4), ("fsync", 16), ("interval", 1), ("interval", 16), ("memory", 1), ("memory", 16)]
 
@@ -633,3 +634,28 @@ async def test_what_was_cut_off_the_log_is_kept_in_quarantine_and_reported(world
         assert f"offset {end}" in torn
     [kept] = Path(crashed.path, "quarantine").iterdir()
     assert kept.read_bytes().endswith(b"torn off")
+
+
+@pytest.mark.parametrize("mode", ["fsync", "interval"])
+async def test_of_a_batch_that_was_torn_each_shard_has_all_of_its_part_or_none(mode: str, world: World) -> None:
+    async with world.open(User, shards=2, durability=mode) as store:
+        await store[User].put_many(users(0, 10))
+        await store.sync()
+        parts = [{u.id for u in users(100, 200) if slot_of(u.id) in s.slots} for s in store._context.shards.values()]
+        await store[User].put_many(users(100, 200, note="x" * 30))
+        await turns()
+        crashed = world.crashed()
+    path = Path(crashed.path, "log/000", f"{1:016x}.wal")
+    good = path.read_bytes()
+    begin, end = min(good.index(u.id.encode()) for u in users(100, 200)), good.rindex(b"x" * 30)
+    seen = set()
+    for at in range(begin - 100, end, (end - begin) // 12):
+        path.write_bytes(good[:at].ljust(len(good), b"\0"))
+        torn = crashed.crashed()
+        found = {u.id for u in await everything(torn)}
+        assert {u.id for u in users(0, 10)} <= found
+        for part in parts:
+            assert part <= found or not part & found
+        seen.add(sum(part <= found for part in parts))
+    assert 0 in seen
+    assert seen <= {0, 1}
