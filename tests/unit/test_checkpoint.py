@@ -1,6 +1,8 @@
 """A checkpoint file gives back what was written, and any damage to it is refused."""
 
+import asyncio
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import warpstore as ws
 from tests.support.worlds import FaultyFiles, Reading, User
 from wal import OsFileSystem
-from warpstore.checkpoint import WOULD_BLOCK, Checkpoint, CheckpointJob, ShardJob, TableJob, reader
+from warpstore.checkpoint import WOULD_BLOCK, Checkpoint, CheckpointJob, ShardJob, TableJob, reader, run_in_child
 from warpstore.checkpoint.format import PAGE_ENTRIES, pack_footer, unpack_footer
 from warpstore.checkpoint.job import run_job
 from warpstore.checkpoint.writer import CheckpointWriter
@@ -257,3 +259,25 @@ def test_a_job_that_fails_leaves_no_file(tmp_path: Path) -> None:
 def test_a_job_is_data_that_another_process_can_read() -> None:
     made = job(Path("a"), [Path("b")])
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=CheckpointJob) == made
+
+
+async def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ws.UnavailableError, match=r"the checkpoint failed: .*absent: the checkpoint is missing"):
+        await run_in_child(job(tmp_path / "new", [tmp_path / "absent"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_child_whose_caller_is_cancelled_is_killed(tmp_path: Path) -> None:
+    write(tmp_path / "old", user_values(1000))
+    task = asyncio.ensure_future(run_in_child(job(tmp_path / "new", [tmp_path / "old"])))
+    while not (children := children_of_this_process()):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not children & children_of_this_process()
+
+
+def children_of_this_process() -> set[str]:
+    """Return the process ids of the children that were not waited for."""
+    return set(Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split())
