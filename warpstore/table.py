@@ -61,6 +61,7 @@ TTL = str | float | timedelta
 _YIELD_READS = 1024
 _YIELD_CHUNK = 1024
 _CONSIDERED_MASK = 3
+_SHORT_KEY_CHARS = 1024  # a str of no more characters is within the limit of 4 KiB, however it is encoded
 
 
 class Table(Generic[R]):
@@ -85,7 +86,7 @@ class Table(Generic[R]):
         "_encode",
         "_ephemeral",
         "_gpu",
-        "_keys_are_str",
+        "_key_type",
         "_known",
         "_known_max",
         "_known_order",
@@ -128,7 +129,7 @@ class Table(Generic[R]):
         self._ordinary = self._ttl_s is None and not self._ephemeral
         self._durable = context.config.durability == "fsync"
         self._thread = get_ident()
-        self._keys_are_str = plan.key_kind == "str"
+        self._key_type: type = {"str": str, "bytes": bytes, "int": int, "uuid": UUID}[plan.key_kind]
         self._parse = codec.parse
         self._copy = codec.copy
         keeps = codec.copy is not None and not self._ephemeral and plan.key_kind != "uuid"
@@ -402,7 +403,7 @@ class Table(Generic[R]):
             known = self._known.get(key)
         except TypeError:  # not hashable: `route` says that it is no key
             known = None
-        if known is not None:
+        if known is not None and type(key) is self._key_type:  # True equals 1, and is no key
             dicts, value, kept = known
             newest = None
             for records in dicts:
@@ -415,7 +416,7 @@ class Table(Generic[R]):
                     await self._pause_reads()
                 return self._copy(kept)  # type: ignore[misc]
             del self._known[key]
-        if key.__class__ is str and self._keys_are_str:
+        if key.__class__ is str and self._key_type is str and len(key) <= _SHORT_KEY_CHARS:
             slot, hot = xxh3_64_intdigest(key.encode()) & 255, key
         else:
             slot, hot = self._route(key)
@@ -564,6 +565,7 @@ class Table(Generic[R]):
         found = scan_records(tiers, bounds, self._context, self._codec, self._decoded, part, reverse=reverse)
         try:
             async for records in found:
+                self._context.check()
                 for field in filled:
                     for record in records:
                         field.fill(self._route(getattr(record, self._codec.plan.key_field))[1], record)

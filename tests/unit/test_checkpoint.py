@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-import threading
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import warpstore as ws
-from tests.support.worlds import FaultyFiles, Reading, User
+from tests.support.worlds import FaultyFiles, Reading, User, turns, until
 from wal import OsFileSystem
 from warpstore.checkpoint import WOULD_BLOCK, Checkpoint, CheckpointJob, ShardJob, TableJob, reader, run_in_child
 from warpstore.checkpoint.format import PAGE_ENTRIES, pack_footer, unpack_footer
@@ -267,17 +267,20 @@ async def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_child_whose_caller_is_cancelled_is_killed(tmp_path: Path) -> None:
+async def test_a_child_whose_caller_is_cancelled_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[asyncio.subprocess.Process] = []
+    create = asyncio.create_subprocess_exec
+
+    async def remember(*words: Any, **options: Any) -> asyncio.subprocess.Process:
+        made.append(await create(*words, **options))
+        return made[0]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", remember)
     write(tmp_path / "old", user_values(1000))
     task = asyncio.ensure_future(run_in_child(job(tmp_path / "new", [tmp_path / "old"])))
-    while not (children := children_of_this_process()):
-        await asyncio.sleep(0)
+    await until(lambda: bool(made))
+    await turns(3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not children & children_of_this_process()
-
-
-def children_of_this_process() -> set[str]:
-    """Return the process ids of the children that were not waited for."""
-    return set(Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split())
+    assert made[0].returncode == -signal.SIGKILL

@@ -661,3 +661,29 @@ async def test_a_record_that_was_loaded_while_a_scan_began_is_not_kept_for_later
         await table.put(User(id="u0001", n=77))
         assert await table.get("u0001") == User(id="u0001", n=77)
         await scan.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_bool_is_no_int_key_even_where_its_equal_is_known(world: World) -> None:
+    async with world.open(Reading) as store:
+        readings = store[Reading]
+        await readings.put(Reading(id=1))
+        for _ in range(40):
+            await readings.get(1)
+        with pytest.raises(ws.ValidationError, match="id"):
+            await readings.get(True)
+
+
+async def test_an_oversized_key_is_refused_by_get_too(world: World) -> None:
+    async with world.open(User) as store:
+        with pytest.raises(ws.LimitError, match="4,096"):
+            await store[User].get("k" * 5000)
+
+
+async def test_a_scan_ends_with_its_store(world: World) -> None:
+    store = await world.open(User)
+    await store[User].put_many(users(0, 3000))
+    scan = store[User].scan()
+    await anext(scan)
+    await store.close()
+    with pytest.raises(ws.ClosedStoreError):
+        [user async for user in scan]
