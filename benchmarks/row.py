@@ -60,11 +60,11 @@ QUICK = Sizes(
     cap_s=0.025,
     durable_s=0.04,
     mixed_s=0.012,
-    n_column=1_000_000,
-    n_reopen=100_000,
+    n_column=500_000,
+    n_reopen=80_000,
     n_memory=30_000,
-    n_stall=40_000,
-    n_markers=20_000,
+    n_stall=30_000,
+    n_markers=16_000,
     reopened=("lmdb",),
 )
 TINY = Sizes(
