@@ -54,16 +54,16 @@ class Sizes:
 FULL = Sizes()
 QUICK = Sizes(
     n=10_000,
-    n_put=20_000,
+    n_put=15_000,
     n_trials=3,
     n_trials_slow=1,
     cap_s=0.025,
     durable_s=0.04,
     mixed_s=0.012,
     n_column=500_000,
-    n_reopen=80_000,
+    n_reopen=40_000,
     n_memory=30_000,
-    n_stall=30_000,
+    n_stall=15_000,
     n_markers=16_000,
     reopened=("lmdb",),
 )
