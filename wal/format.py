@@ -25,7 +25,6 @@ FORMAT_VERSION = 1
 STREAMS_MAX = 256
 FRAME_BYTES_MAX = 256 << 20
 OFFSET_BITS = 32
-NO_TAKEOVER = 0
 
 _HEADER = struct.Struct("<8sHHIIIQQQ16s")
 _CRC = struct.Struct("<I")
@@ -35,6 +34,10 @@ _SEED = struct.Struct("<QQ")
 FRAME_HEADER_BYTES = _FRAME.size
 _TAG_MIX = 0x57A1_F3A5
 _PADDING = bytes(SECTOR_BYTES)
+
+
+class NewerFormatError(ValueError):
+    """The bytes are intact, and of a format version that this code does not know."""
 
 
 class Kind(IntEnum):
@@ -146,7 +149,7 @@ def unpack_segment_header(data: bytes) -> SegmentHeader:
 
     Raises:
         ValueError: it is damaged.
-        NotImplementedError: it is of a newer format version.
+        NewerFormatError: it is of a newer format version.
     """
     if len(data) < HEADER_BYTES or data[:8] != MAGIC:
         raise ValueError("this is no segment header")
@@ -155,7 +158,7 @@ def unpack_segment_header(data: bytes) -> SegmentHeader:
         raise ValueError("the checksum of the segment header is wrong")
     _, version, lane, n_takeover, segment_bytes, _, number, epoch, durable, store_id = _HEADER.unpack_from(body)
     if version > FORMAT_VERSION:
-        raise NotImplementedError(f"the segment has format version {version}, this code reads up to {FORMAT_VERSION}")
+        raise NewerFormatError(f"the segment has format version {version}, this code reads up to {FORMAT_VERSION}")
     if n_takeover > STREAMS_MAX:
         raise ValueError(f"the segment header names {n_takeover} streams, the limit is {STREAMS_MAX}")
     salt, *takeover = struct.unpack_from(f"<Q{n_takeover}Q", body, _HEADER.size)

@@ -20,6 +20,7 @@ from wal.format import (
     SECTOR_BYTES,
     FrameHeader,
     Kind,
+    NewerFormatError,
     SegmentHeader,
     body_is_intact,
     position,
@@ -60,7 +61,7 @@ def read_header(file: File, *, store_id: bytes, lane: int) -> SegmentHeader:
     data = file.read(HEADER_BYTES, 0)
     try:
         header = unpack_segment_header(data)
-    except NotImplementedError as e:
+    except NewerFormatError as e:
         raise LogFormatError(str(e), path=file.path) from e
     except ValueError as e:
         raise LogCorruptError(str(e), path=file.path, offset=0) from e

@@ -1,7 +1,7 @@
 """The ways from a table's calls into the shards, by slot: what a hot path needs, found with one index.
 
-A route or a reader is None where the quick way is closed (the shard is restarting, writers must wait, generations are
-stacked, the store is closed); the call then goes through the shard, which knows why.
+A route or a reader is None where the quick way is closed (the shard is restarting, writers must wait, the store is
+closed); the call then goes through the shard, which knows why.
 """
 
 from __future__ import annotations

@@ -82,7 +82,6 @@ class Table(Generic[R]):
         "_copy",
         "_decode",
         "_decoders",
-        "_durable",
         "_encode",
         "_ephemeral",
         "_gpu",
@@ -127,7 +126,6 @@ class Table(Generic[R]):
         self._ephemeral = [EphemeralField(field, context.clock, context.loop) for field in codec.ephemeral]
         self._ttl_s = plan.strategy.seconds("ttl")
         self._ordinary = self._ttl_s is None and not self._ephemeral
-        self._durable = context.config.durability == "fsync"
         self._thread = get_ident()
         self._key_type: type = {"str": str, "bytes": bytes, "int": int, "uuid": UUID}[plan.key_kind]
         self._parse = codec.parse

@@ -333,3 +333,29 @@ async def collected(records: AsyncIterator[Any]) -> list[Any]:
 def users(start: int, stop: int, **fields: Any) -> list[User]:
     """Return users with the keys ``u0000`` on."""
     return [User(id=f"u{i:04d}", n=i, **fields) for i in range(start, stop)]
+
+
+CALLS: list[Callable[[ws.Store], Any]] = [
+    lambda s: s[User].put(User(id="a")),
+    lambda s: s[User].put(User(id="a"), ttl=5),
+    lambda s: s[User].put(User(id="a"), if_version=0),
+    lambda s: s[User].put_many([User(id="a")]),
+    lambda s: s[User].insert(User(id="a")),
+    lambda s: s[User].update("u0001", n=1),
+    lambda s: s[User].modify("u0001", repr),
+    lambda s: s[User].append("u0001", "tags", "x"),
+    lambda s: s[User].delete("u0001"),
+    lambda s: s[User].delete_many(["u0001"]),
+    lambda s: s[User].get("u0001"),
+    lambda s: s[User].get("absent"),
+    lambda s: s[User].get_many(["u0001"]),
+    lambda s: s[User].get_with_version("u0001"),
+    lambda s: s[User].contains("u0001"),
+    lambda s: s[User].count(),
+    lambda s: collected(s[User].scan()),
+    lambda s: s[Reading].column("value").lookup([1]),
+    lambda s: s.sync(),
+    lambda s: s.checkpoint(),
+    lambda s: s.drop("user"),
+]
+"""Every call of a store and its tables that is a coroutine, but ``close``."""

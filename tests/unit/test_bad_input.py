@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
@@ -14,6 +14,7 @@ import pytest
 
 import warpstore as ws
 from tests.support.worlds import (
+    CALLS,
     MODES,
     SMALL,
     Blob,
@@ -178,31 +179,6 @@ async def test_columns_of_unknown_fields_or_of_no_gpu_field_are_refused(world: W
 
 
 # Closed, another thread
-
-
-CALLS: list[Callable[[ws.Store], Any]] = [
-    lambda s: s[User].put(User(id="a")),
-    lambda s: s[User].put(User(id="a"), ttl=5),
-    lambda s: s[User].put(User(id="a"), if_version=0),
-    lambda s: s[User].put_many([User(id="a")]),
-    lambda s: s[User].insert(User(id="a")),
-    lambda s: s[User].update("u0001", n=1),
-    lambda s: s[User].modify("u0001", repr),
-    lambda s: s[User].append("u0001", "tags", "x"),
-    lambda s: s[User].delete("u0001"),
-    lambda s: s[User].delete_many(["u0001"]),
-    lambda s: s[User].get("u0001"),
-    lambda s: s[User].get("absent"),
-    lambda s: s[User].get_many(["u0001"]),
-    lambda s: s[User].get_with_version("u0001"),
-    lambda s: s[User].contains("u0001"),
-    lambda s: s[User].count(),
-    lambda s: collected(s[User].scan()),
-    lambda s: s[Reading].column("value").lookup([1]),
-    lambda s: s.sync(),
-    lambda s: s.checkpoint(),
-    lambda s: s.drop("user"),
-]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -15,6 +15,7 @@ from wal.format import (
     STREAMS_MAX,
     FrameHeader,
     Kind,
+    NewerFormatError,
     SegmentHeader,
     body_is_intact,
     frame_bytes,
@@ -85,7 +86,7 @@ def test_a_newer_version_is_refused_by_number(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("wal.format.FORMAT_VERSION", FORMAT_VERSION + 1)
     data = pack_segment_header(HEADER)
     monkeypatch.undo()
-    with pytest.raises(NotImplementedError, match=f"version {FORMAT_VERSION + 1}"):
+    with pytest.raises(NewerFormatError, match=f"version {FORMAT_VERSION + 1}"):
         unpack_segment_header(data)
 
 
