@@ -120,7 +120,7 @@ async def test_a_write_that_fails_sets_nothing(world: World) -> None:
     async with world.open(Visit, shards=1) as store:
         table = store[Visit]
         await table.put(Visit(id="a", session={"s": "1"}))
-        world.files.fail("write", ".wal", code=28)
+        world.files.fail("write", "0001.wal", code=28)
         with pytest.raises(ws.DiskFullError):
             await table.put(Visit(id="a", session={"s": "2"}))
         assert await table.get("a") == Visit(id="a", session={"s": "1"})
