@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 BIN    := $(VENV)/bin
+NATIVE := $(wildcard warpstore/native/*.[ch])
 CUDA   := $(wildcard gpu_kernels/cuda/*.cu)
 NVCC   := $(shell command -v nvcc 2>/dev/null)
 
@@ -16,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # pip writes into one environment at a time.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all check lint types layers cuda bench install clean
+.PHONY: demo test test-all check lint types layers native cuda bench install clean
 
 demo: $(VENV)/.installed-demo
 	@$(BIN)/python -m warpstore.demo $(ARGS)
@@ -27,7 +28,7 @@ test: $(VENV)/.installed-dev $(VENV)/.installed-demo
 test-all: $(VENV)/.installed-dev $(VENV)/.installed-demo
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: lint types layers cuda
+check: lint types layers native cuda
 	@echo "check: all passed"
 
 lint: $(VENV)/.installed-dev
@@ -40,6 +41,11 @@ types: $(VENV)/.installed-dev $(VENV)/.installed-demo $(VENV)/.installed-bench
 
 layers: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/test_layers.py
+
+# Compiles the C sources once more with every warning an error.
+native: $(VENV)/.installed-dev
+	$(CC) -fsyntax-only -O2 -std=c17 -Wall -Wextra -Wpedantic -Wshadow -Werror \
+	    -isystem $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))') warpstore/native/*.c
 
 # Compiles every kernel for an H200 (sm_90); nothing to do where there is no nvcc.
 cuda:
@@ -60,8 +66,8 @@ bench: $(VENV)/.installed-bench
 
 install: $(VENV)/.installed-dev $(VENV)/.installed-demo $(VENV)/.installed-bench
 
-# One stamp an extra: made once, again when pyproject.toml changes.
-$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+# One stamp an extra: made once, again when pyproject.toml or a C source changes.
+$(VENV)/.installed-%: pyproject.toml hatch_build.py $(NATIVE) | $(BIN)/python
 	@echo "installing warpstore[$*] into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --quiet --editable '.[$*]'
 	@touch $@
@@ -71,5 +77,5 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf .venv build dist demo_data .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf .venv build dist warpstore/_native.*.so demo_data .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -195,7 +195,7 @@ class Checkpointer(Actor[str, None]):
             lsn = 1
             for tier in shard.tiers.values():
                 for generation in reversed([g for g in tier.frozen if g.cut]):
-                    for records in generation.dicts:
+                    for records in generation.maps:
                         tag = current.get(tier.table, 0)
                         payloads = [value or tombstone(tag, key) for key, value in records.items()]
                         if payloads:

@@ -12,9 +12,11 @@ import gc
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 import msgspec
 
+from warpstore._native import adopt
 from warpstore.annotations import Ephemeral
 from warpstore.checks import Source, indented
 from warpstore.errors import ValidationError
@@ -164,10 +166,21 @@ class Codec(Generic[R]):
         finally:
             if collecting:
                 gc.enable()
-        record_type = self.plan.record_type
-        for record in records:
-            record.__class__ = record_type
+        adopt(records, self.plan.record_type)
         return records
+
+    def memory_table(self) -> dict[str, Any]:
+        """Return what a `MemoryTable` has to know of these records."""
+        return {
+            "key_type": {"str": str, "bytes": bytes, "int": int, "uuid": UUID}[self.plan.key_kind],
+            "key_bytes": "bytes" if self.plan.key_kind == "uuid" else None,
+            "record_type": self.plan.record_type,
+            "encode": self.encode,
+            "parse": self.parse,
+            "parse_many": self._parse_many,
+            "copy": self.copy,
+            "decode_error": msgspec.DecodeError,
+        }
 
     def decoder_of(self, tag: int, schema: Schema) -> Callable[[bytes | memoryview], R]:
         """Return ``decode`` for the arrays that an older ``schema`` wrote under ``tag``.

@@ -17,12 +17,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from xxhash import xxh3_64_intdigest
 
+from warpstore._native import slot_of
 from warpstore.annotations import Temporal
 from warpstore.checks import Mismatch, Source, fail, indented
 from warpstore.explain import (
-    KEY_BYTES_MAX,
     RECORD_BYTES_MAX,
     explain_key,
     explain_record,
@@ -36,12 +35,6 @@ from warpstore.scalars import INT_MAX, INT_MIN, Float
 from warpstore.variants import Constrained
 
 _numbers = itertools.count()
-_KEY_BYTES = {
-    "str": "{v}.encode()",
-    "bytes": "{v}",
-    "int": "{v}.to_bytes(8, 'little', signed=True)",
-    "uuid": "{v}.bytes",
-}
 
 
 def compile_source(
@@ -76,7 +69,7 @@ class EncodeWriter:
         source.names |= {
             "cls": plan.record_type,
             "enc": encode,
-            "xxh3": xxh3_64_intdigest,
+            "slot_of": slot_of,
             "force_setattr": msgspec.structs.force_setattr,
             "UNSET": msgspec.UNSET,
             "as_float": as_float,
@@ -103,7 +96,7 @@ class EncodeWriter:
             *indented(finish),
             f"except Exception as error: raise {explain}(r, error) from None",
             f"if len(b) > {RECORD_BYTES_MAX}: raise too_long(len(b))",
-            f"return xxh3(k) & 255, {'k' if self._plan.key_kind == 'uuid' else 'v0'}, b",
+            f"return slot, {'k' if self._plan.key_kind == 'uuid' else 'v0'}, b",
         ]
         return "\n".join([f"def {name}({arguments}):", *indented(lines)])
 
@@ -112,9 +105,7 @@ class EncodeWriter:
         lines += [f"{self._local[field.name]} = r.{field.name}" for field in given]
         for field in given:
             lines += self._check(field)
-        lines.append(f"k = {_KEY_BYTES[self._plan.key_kind].format(v='v0')}")
-        if self._plan.key_kind in ("str", "bytes"):
-            lines.append(f"if len(k) > {KEY_BYTES_MAX}: raise Mismatch")
+        lines += ["k = v0.bytes", "slot = slot_of(k)"] if self._plan.key_kind == "uuid" else ["slot = slot_of(v0)"]
         for field in given:
             if isinstance(field.tier, Temporal) and field.tier.time is not None:
                 v = self._local[field.name]
@@ -177,24 +168,20 @@ def route_text(plan: Plan[Any], source: Source) -> list[str]:
     kind = plan.fields[plan.key_field].kind
     base = kind.base if isinstance(kind, Constrained) else kind
     explain = source.bind(partial(explain_key, plan), "explain_key")
-    key_bytes = _KEY_BYTES[plan.key_kind].format(v="key")
-    limit = f"if len(k) > {KEY_BYTES_MAX}: raise Mismatch"
-    hot = "k" if plan.key_kind == "uuid" else "key"
-    one = ["try:", *indented([f"if {base.reject('key', source)}: raise Mismatch", f"k = {key_bytes}", limit])]
-    one += [f"except Exception as error: raise {explain}(key, error) from None", f"return xxh3(k) & 255, {hot}"]
+    hot = "key.bytes" if plan.key_kind == "uuid" else "key"
+    one = ["try:", *indented([f"if {base.reject('key', source)}: raise Mismatch", f"return slot_of({hot}), {hot}"])]
+    one += [f"except Exception as error: raise {explain}(key, error) from None"]
     key_type = source.bind(frozenset((base.cls,)), "types") if hasattr(base, "cls") else "types"
     several = [
         "if type(keys) in (str, bytes): raise not_keys(keys)",
         "keys = keys if type(keys) is list else list(keys)",
         "try:",
         f"    if not {key_type}.issuperset(map(type, keys)): raise Mismatch",
-        f"    ks = [{key_bytes} for key in keys]",
-        f"    if ks and max(map(len, ks)) > {KEY_BYTES_MAX}: raise Mismatch",
+        f"    return [(slot_of({hot}), {hot}) for key in keys]",
         "except Exception:",
         "    return [route(key) for key in keys]",
-        f"return [(xxh3(k) & 255, {hot}) for {'k in ks' if hot == 'k' else 'k, key in zip(ks, keys)'}]",
     ]
-    source.names |= {"xxh3": xxh3_64_intdigest, "not_keys": partial(not_keys, plan)}
+    source.names |= {"slot_of": slot_of, "not_keys": partial(not_keys, plan)}
     return ["\n".join(["def route(key):", *indented(one)]), "\n".join(["def routes(keys):", *indented(several)])]
 
 

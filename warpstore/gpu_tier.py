@@ -139,8 +139,8 @@ class GpuTier:
         for snapshot in snapshots:
             newest: dict[HotKey, bytes] = {}
             for generation in reversed(snapshot.generations):
-                for some in generation.dicts:
-                    newest.update(some)
+                for some in generation.maps:
+                    newest.update(some.items())
             if snapshot.cold is not None:
                 values += [value for key, value in snapshot.cold.records() if key not in newest]
             values += [value for value in newest.values() if value]

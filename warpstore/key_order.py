@@ -1,7 +1,6 @@
 """The keys of a generation in sorted order, kept up to date at the price of what is new.
 
-A dictionary keeps its keys in the order of their insertion, also when values are replaced; so the keys that are new
-since the last look are the ones behind the number seen then. They are sorted in slices small enough not to hold the
+A hot map tells the keys that are new since the last look. They are sorted in slices small enough not to hold the
 interpreter (`sorted` of 1,000,000 keys takes 400 ms), and kept as a few sorted runs; a range is cut out of every run
 and merged.
 """
@@ -10,30 +9,31 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import chain, islice
+from itertools import chain
 
+from warpstore._native import HotMap
 from warpstore.keys import HotKey
 
 RUN_KEYS_MAX = 16_384
 
 
 class KeyOrder:
-    """Sorted runs over the keys of some dictionaries that only grow."""
+    """Sorted runs over the keys of some hot maps that only grow."""
 
-    __slots__ = ("_dicts", "_runs", "_seen")
+    __slots__ = ("_maps", "_runs", "_seen")
 
-    def __init__(self, dicts: Sequence[dict[HotKey, bytes]]) -> None:
-        self._dicts = dicts
-        self._seen = [0] * len(dicts)
+    def __init__(self, maps: Sequence[HotMap]) -> None:
+        self._maps = maps
+        self._seen = [0] * len(maps)
         self._runs: list[list[HotKey]] = []
 
     async def refresh(self, pause: Callable[[], Awaitable[None]]) -> None:
         """Take in the keys that are new, pausing between slices."""
         fresh: list[HotKey] = []
-        for i, keys in enumerate(self._dicts):
+        for i, keys in enumerate(self._maps):
             if len(keys) > self._seen[i]:
-                fresh += islice(keys, self._seen[i], None)
                 self._seen[i] = len(keys)
+                fresh += keys.new_keys()
             while len(fresh) >= RUN_KEYS_MAX:
                 self._add(fresh[:RUN_KEYS_MAX])
                 fresh = fresh[RUN_KEYS_MAX:]

@@ -7,7 +7,9 @@ its low 8 bits are the slot.
 
 from __future__ import annotations
 
-from xxhash import xxh3_64_intdigest
+from warpstore._native import key_hash, slot_of
+
+__all__ = ["SLOTS", "HotKey", "key_bytes", "key_hash", "slot_of", "slot_range"]
 
 HotKey = str | bytes | int
 
@@ -21,16 +23,6 @@ def key_bytes(key: HotKey) -> bytes:
     if type(key) is int:
         return key.to_bytes(8, "little", signed=True)
     return key  # type: ignore[return-value]
-
-
-def key_hash(key: HotKey) -> int:
-    """Return the xxh3-64 of a hot key."""
-    return xxh3_64_intdigest(key_bytes(key))
-
-
-def slot_of(key: HotKey) -> int:
-    """Return the slot of a hot key, 0 to 255."""
-    return xxh3_64_intdigest(key_bytes(key)) & (SLOTS - 1)
 
 
 def slot_range(shard: int, n_shards: int) -> range:

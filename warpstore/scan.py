@@ -229,9 +229,11 @@ class _Part:
         newer: dict[Any, bytes] = {}
         first = self.snapshot.tier.first_slot
         for generation in reversed(self.snapshot.generations):
-            dicts = generation.dicts
+            maps = generation.maps
             for key in generation.order.between(low, high):
-                newer[key] = dicts[slot_of(key) - first][key]
+                value = maps[slot_of(key) - first].get(key)
+                assert value is not None
+                newer[key] = value
         return newer
 
     def take(self, bound: Any) -> list[Any]:
@@ -374,8 +376,8 @@ async def _count(snapshot: Snapshot, context: StoreContext) -> int:
     now_ms = int(context.clock.wall() * 1000)
     newest: dict[HotKey, bytes] = {}
     for generation in reversed(snapshot.generations):
-        for some in generation.dicts:
-            newest.update(some)
+        for some in generation.maps:
+            newest.update(some.items())
         await context.pause()
     n = 0
     for start in range(0, len(newest), COUNTED_PER_PAUSE):

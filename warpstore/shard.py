@@ -23,6 +23,7 @@ from itertools import accumulate
 from typing import Any
 
 from wal import Lane, Stream, WalError
+from warpstore._native import set_all
 from warpstore.actor import UNDER_WAY, Actor, Call
 from warpstore.checkpoint import Checkpoint, WouldBlock
 from warpstore.errors import (
@@ -253,12 +254,10 @@ class Shard(Actor[Message, None]):
         if not self.pending:
             self.ask()
         tier = self.tiers[table]
-        dicts, first = tier.young.dicts, tier.first_slot
         start = len(self.pending)
         self.pending.extend([value for _, _, value in items])
         self._batches.append((start, len(self.pending)))
-        for slot, key, value in items:
-            dicts[slot - first][key] = value
+        set_all(tier.young.maps, tier.first_slot, items)
 
     def operate_now(self, operation: Operation) -> None:
         """Decide and apply a relaxed conditional write.
@@ -345,7 +344,7 @@ class Shard(Actor[Message, None]):
         writes, self._writes = self._writes, []
         try:
             for tier, slot, key, value, _ in writes:
-                tier.young.dicts[slot - tier.first_slot][key] = value
+                tier.young.maps[slot - tier.first_slot].set(key, value)
             self._fed(self._group)
         except Exception as e:  # noqa: BLE001 - the shard's fault alone: the lane and the others go on
             self.crash(e)

@@ -1,28 +1,27 @@
 """A table: the records of one type, read and written from coroutines.
 
-The quick ways are short on purpose, and spelled out in `Table.put` and `Table.get`:
+`get` and `put` are those of `MemoryTable`, in ``native/memory_table.c``:
 
-* a relaxed put checks and encodes the record, finds its slot's route, and appends to two containers;
-* a get of a record in memory finds its slot's dictionaries, and decodes, or copies what it decoded before.
+* a relaxed put checks and encodes the record, sets it in its slot's hot map, and appends it to what the log takes next;
+* a get of a record in memory finds it in its slot's hot maps, and decodes it, or copies what was decoded before.
 
 Whatever is not ordinary (a deadline, a version, a shard that restarts, a record on disk) goes the long way, through the
-shard. A table belongs to the loop that opened its store.
+shard: `Table._get` and `Table._put`. A table belongs to the loop that opened its store.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import timedelta
 from itertools import islice
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from uuid import UUID
 
 import msgspec
-from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
+from xxhash import xxh3_128_intdigest
 
+from warpstore._native import LONG_WAY, PAUSE, MemoryTable
 from warpstore.codec import Codec
 from warpstore.column import Column
 from warpstore.ephemeral import EphemeralField, encode_all, set_all
@@ -38,7 +37,7 @@ from warpstore.keys import HotKey
 from warpstore.record import Record
 from warpstore.routes import TableRoutes
 from warpstore.scan import ScanBounds, count_live, scan_records
-from warpstore.table_access import YIELD_BYTES, YIELD_MASK, TableAccess
+from warpstore.table_access import TableAccess
 from warpstore.units import parse_seconds
 from warpstore.values import (
     DEADLINE_BYTE,
@@ -58,13 +57,11 @@ R = TypeVar("R", bound=Record)
 Key = str | bytes | int | UUID
 TTL = str | float | timedelta
 
-_YIELD_READS = 1024
-_YIELD_CHUNK = 1024
-_CONSIDERED_MASK = 3
-_SHORT_KEY_CHARS = 1024  # a str of no more characters is within the limit of 4 KiB, however it is encoded
+_CHUNK = 1024
+_READS_OF_A_REWRITE = 4
 
 
-class Table(Generic[R]):
+class Table(MemoryTable[R], Generic[R]):
     """The records of one type. Get it with ``store[User]``.
 
     Every call is a coroutine unless it says otherwise. After a failed call nothing was written, except where
@@ -79,26 +76,14 @@ class Table(Generic[R]):
         "_access",
         "_codec",
         "_context",
-        "_copy",
         "_decode",
         "_decoders",
         "_encode",
         "_ephemeral",
         "_gpu",
-        "_key_type",
-        "_known",
-        "_known_max",
-        "_known_order",
         "_loop",
-        "_ordinary",
-        "_parse",
         "_posts",
-        "_readers",
-        "_reads_left",
         "_route",
-        "_routes",
-        "_seen",
-        "_thread",
         "_tiers",
         "_ttl_s",
         "name",
@@ -115,8 +100,6 @@ class Table(Generic[R]):
         self._loop = context.loop
         self._codec = codec
         self._access = TableAccess(context, routes, plan.table)
-        self._routes = routes.routes
-        self._readers = routes.readers
         self._posts = routes.posts
         self._tiers = routes.tiers
         self._encode = codec.encode
@@ -125,17 +108,14 @@ class Table(Generic[R]):
         self._decoders = decoders
         self._ephemeral = [EphemeralField(field, context.clock, context.loop) for field in codec.ephemeral]
         self._ttl_s = plan.strategy.seconds("ttl")
-        self._ordinary = self._ttl_s is None and not self._ephemeral
-        self._thread = get_ident()
-        self._key_type: type = {"str": str, "bytes": bytes, "int": int, "uuid": UUID}[plan.key_kind]
-        self._parse = codec.parse
-        self._copy = codec.copy
-        keeps = codec.copy is not None and not self._ephemeral and plan.key_kind != "uuid"
-        self._known_max = context.config.record_cache_entries if keeps else 0
-        self._known: dict[Any, tuple[tuple[dict[HotKey, bytes], ...], bytes, R]] = routes.known
-        self._known_order: deque[HotKey] = deque()
-        self._seen = [0] * self._known_max
-        self._reads_left = _YIELD_READS
+        has_ephemeral = bool(self._ephemeral)
+        super().__init__(
+            **codec.memory_table(),
+            n_known=context.config.record_cache_entries,
+            gets_at_once=not has_ephemeral,
+            puts_at_once=self._ttl_s is None and not has_ephemeral,
+        )
+        routes.attach(self)
         self._gpu: GpuTier | None = context.gpu_tier(codec, decoders) if plan.gpu_fields else None
 
     def __repr__(self) -> str:
@@ -143,70 +123,35 @@ class Table(Generic[R]):
 
     # One record in
 
-    async def put(self, record: R, *, ttl: TTL | None = None, if_version: int | None = None) -> None:
-        """Store a record under its key, replacing the one there.
-
-        Args:
-            record: It is checked, and encoded at once: what the caller does to it later changes nothing stored. Its
-                `Computed` fields, and `Gpu` fields rounded to their dtype, are set on it.
-            ttl: Time to live; by default the type's, or for ever. A put without one ends an earlier one.
-            if_version: Write only if the stored record still has this version (0: only if there is none).
-
-        Raises:
-            ValidationError: a field is wrong; it is named.
-            LimitError: the key or the record is too large.
-            VersionConflictError: the version is another.
-            OutcomeUnknownError: the log failed during the write.
-            DiskFullError: there is no space.
-
-        Cost:
-            "interval" and "memory": no wait. "fsync": one sync, shared with everything that was written meanwhile.
-        """
-        if ttl is None and if_version is None and self._ordinary and get_ident() == self._thread:
-            slot, key, value = self._encode(record)
-            route = self._routes[slot]
-            if route is not None:
-                young, pending, ask = route
-                if not pending:
-                    ask()
-                young[key] = value
-                pending.append(value)
-                if not len(pending) & YIELD_MASK or len(value) > YIELD_BYTES:
-                    await asyncio.sleep(0)
-                return
-            post = self._posts[slot]
-            if post is not None and self._context.read_only is None:
-                try:
-                    done = post((self._tiers[slot], slot, key, value, value), len(value))
-                except OverloadedError:
-                    pass  # the long way waits for room
-                else:
-                    await done
-                    return
-            await self._access.write((self._access.tier(slot), slot, key, value, value))
-            return
-        if get_ident() != self._thread:
-            self._context.check()
-        fresh = encode_all(self._ephemeral, record) if self._ephemeral else ()
+    async def _put(self, record: R, /, *, ttl: TTL | None = None, if_version: int | None = None) -> None:
+        self._context.check()
+        fresh = encode_all(self._ephemeral, record)
         slot, key, value = self._encode(record)
-        if ttl is not None or self._ttl_s is not None:
-            value = self._with_ttl(value, ttl)
+        value = self._with_ttl(value, ttl)
         if if_version is not None:
             await self._access.operate(slot, key, self._versioned(key, value, if_version))
-        else:
-            route = self._routes[slot]
-            if route is None:
-                await self._access.write((self._access.tier(slot), slot, key, value, value))
+        elif (outcome := self._write_now((slot, key, value))) == PAUSE:
+            await asyncio.sleep(0)
+        elif outcome == LONG_WAY:
+            await self._write((slot, key, value))
+        set_all(self._ephemeral, key, fresh)
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(0)
+
+    async def _write(self, encoded: tuple[int, HotKey, bytes]) -> None:
+        slot, key, value = encoded
+        post = self._posts[slot]
+        if post is not None and self._context.read_only is None:
+            self._context.check()
+            try:
+                done = post((self._tiers[slot], slot, key, value, value), len(value))
+            except OverloadedError:
+                pass  # the long way waits for room
             else:
-                young, pending, ask = route
-                if not pending:
-                    ask()
-                young[key] = value
-                pending.append(value)
-                if not len(pending) & YIELD_MASK or len(value) > YIELD_BYTES:
-                    await asyncio.sleep(0)
-        if fresh:
-            set_all(self._ephemeral, key, fresh)
+                await done
+                return
+        await self._access.write((self._access.tier(slot), slot, key, value, value))
 
     def put_nowait(self, record: R, *, ttl: TTL | None = None) -> asyncio.Future[None]:
         """Store a record without waiting; return a future that is done when the store's promise holds.
@@ -270,10 +215,8 @@ class Table(Generic[R]):
 
         if not self._rewritten(key, change, encode):
             await self._rewrite(key, change, encode)
-        else:
-            self._reads_left -= 4
-            if self._reads_left < 0:
-                await self._pause_reads()
+        elif self._spend(_READS_OF_A_REWRITE):
+            await asyncio.sleep(0)
 
     async def modify(self, key: Key, change: Callable[[R], object], /) -> None:
         """Let a function change a stored record, atomically: no other write comes between its read and its write.
@@ -290,10 +233,8 @@ class Table(Generic[R]):
         self._context.check()
         if not self._rewritten(key, change, self._encode):
             await self._rewrite(key, change, self._encode)
-        else:
-            self._reads_left -= 4
-            if self._reads_left < 0:
-                await self._pause_reads()
+        elif self._spend(_READS_OF_A_REWRITE):
+            await asyncio.sleep(0)
 
     async def append(self, key: Key, field: str, item: Any, /) -> None:
         """Append an item to a `Temporal` series of a stored record, atomically.
@@ -353,13 +294,13 @@ class Table(Generic[R]):
         fresh: list[tuple[HotKey, list[bytes | None]]] = []
         encoded: list[tuple[int, HotKey, bytes]] = []
         rest = iter(records)
-        while chunk := list(islice(rest, _YIELD_CHUNK)):
+        while chunk := list(islice(rest, _CHUNK)):
             if self._ephemeral:
                 values = [encode_all(self._ephemeral, record) for record in chunk]
             encoded += map(encode, chunk)
             if self._ephemeral:
                 fresh += zip([key for _, key, _ in encoded[-len(chunk) :]], values, strict=True)
-            if len(chunk) == _YIELD_CHUNK:
+            if len(chunk) == _CHUNK:
                 await asyncio.sleep(0)
         deadline = self._deadline(ttl)
         if deadline is not None:
@@ -384,89 +325,19 @@ class Table(Generic[R]):
 
     # Records out
 
-    async def get(self, key: Key) -> R | None:
-        """Return the record under a key, or None. It is the caller's own.
-
-        Raises:
-            ValidationError: the key has the wrong type.
-            CorruptionError: the record's bytes on disk are damaged.
-
-        Cost:
-            In memory: no wait. On disk: two reads at most, and a thread hop only where they would block.
-        """
-        if get_ident() != self._thread:
+    async def _get(self, key: Key, /) -> R | None:
+        record = self._record(key) if self._ephemeral else None
+        if record is None:
             self._context.check()
-        hot: HotKey
-        try:
-            known = self._known.get(key)
-        except TypeError:  # not hashable: `route` says that it is no key
-            known = None
-        if known is not None and type(key) is self._key_type:  # True equals 1, and is no key
-            dicts, value, kept = known
-            newest = None
-            for records in dicts:
-                newest = records.get(key)  # type: ignore[arg-type]  # a known key is a hot key
-                if newest is not None:
-                    break
-            if newest is value:
-                self._reads_left -= 1
-                if self._reads_left < 0:
-                    await self._pause_reads()
-                return self._copy(kept)  # type: ignore[misc]
-            del self._known[key]
-        if key.__class__ is str and self._key_type is str and len(key) <= _SHORT_KEY_CHARS:
-            slot, hot = xxh3_64_intdigest(key.encode()) & 255, key
-        else:
-            slot, hot = self._route(key)
-        reader = self._readers[slot]
-        newest = None
-        if reader is not None:
-            for records in reader:
-                newest = records.get(hot)
-                if newest is not None:
-                    break
-        if newest is None:
-            newest = await self._access.load(slot, hot)
-            reader = self._readers[slot]  # another one, if a checkpoint or a scan came in while it was loaded
-        if not newest:
-            return None
-        if newest[0] == DEADLINE_BYTE:
-            if deadline_of(newest) <= self._now_ms():
-                return None
-            record = self._decoded(newest[DEADLINE_BYTES:])
-        else:
-            try:
-                record = self._parse(newest)
-                record.__class__ = self.record_type
-            except msgspec.DecodeError:
-                record = self._decoded(newest)
-            self._reads_left -= 1
-            if not self._reads_left & _CONSIDERED_MASK:
-                self._consider(hot, reader, newest, record)
-                if self._reads_left <= 0:
-                    await self._pause_reads()
-        if self._ephemeral:
+            if self._spend(0):
+                await asyncio.sleep(0)
+            value = await self._access.load(*self._route(key))
+            record = self._live(value, self._now_ms())
+        if self._ephemeral and record is not None:
+            hot = self._route(key)[1]
             for field in self._ephemeral:
                 field.fill(hot, record)
         return record
-
-    async def _pause_reads(self) -> None:
-        self._reads_left = _YIELD_READS
-        await asyncio.sleep(0)
-
-    def _consider(self, key: HotKey, reader: tuple[dict[HotKey, bytes], ...] | None, value: bytes, record: R) -> None:
-        """Keep a decoded copy of a record that comes by again; every few reads only, so that others pay nothing."""
-        if self._seen and reader is not None:
-            digest = hash(key)
-            i = digest & (len(self._seen) - 1)
-            if self._seen[i] != digest:
-                self._seen[i] = digest
-            else:
-                order = self._known_order
-                if len(order) >= self._known_max:
-                    self._known.pop(order.popleft(), None)
-                order.append(key)
-                self._known[key] = (reader, value, self._copy(record))  # type: ignore[misc]
 
     async def get_with_version(self, key: Key) -> tuple[R | None, int]:
         """Return the record under a key and its version; (None, 0) if there is none.
@@ -496,23 +367,23 @@ class Table(Generic[R]):
             ValidationError: a key has the wrong type, or a field is unknown.
         """
         self._context.check()
-        routed = self._codec.routes(keys)
         names = None if fields is None else tuple(fields)
         if names is not None:
             self._codec.project(names)  # refuses an unknown name also where there are no keys
+        if type(keys) in (str, bytes):
+            self._codec.routes(keys)  # refuses them
+        wanted = list(keys)
         filled = self._ephemeral if fields is None else [f for f in self._ephemeral if f.name in fields]
         found: list[R | None] = []
-        for start in range(0, len(routed), _YIELD_CHUNK):
-            part = routed[start : start + _YIELD_CHUNK]
-            values = self._access.values(part)
-            if None in values:
-                await self._access.load_missing(part, values)
-            found += self._records(values, names)
-            for field in filled:
-                for (_, hot), record in zip(part, found[start:], strict=True):
-                    if record is not None:
-                        field.fill(hot, record)
-            if start + _YIELD_CHUNK < len(routed):
+        for start in range(0, len(wanted), _CHUNK):
+            part = wanted[start : start + _CHUNK]
+            found += self._records_in_memory(part, names) or await self._records_one_by_one(part, names)
+            if filled:
+                for (_, hot), record in zip(self._codec.routes(part), found[start:], strict=True):
+                    for field in filled:
+                        if record is not None:
+                            field.fill(hot, record)
+            if start + _CHUNK < len(wanted):
                 await asyncio.sleep(0)
         return found
 
@@ -628,52 +499,51 @@ class Table(Generic[R]):
 
         return decode
 
-    def _records(self, values: Sequence[bytes | None], fields: tuple[str, ...] | None) -> list[R | None]:
-        """Return the records of some values, or some fields of them; at once if all values are ordinary."""
-        if all(values):
-            try:
-                if fields is None:
-                    return self._codec.decode_many(b"".join(values), len(values))  # type: ignore[arg-type, return-value]
-                return list(map(self._codec.project(fields), values))  # type: ignore[arg-type]
-            except msgspec.DecodeError:
-                pass  # deadlines or older schemas among them: one by one
+    def _records_in_memory(self, keys: list[Any], fields: tuple[str, ...] | None) -> list[R | None] | None:
+        """Return the records under keys, or some fields of them, if all are ordinary ones in memory, else None."""
+        if fields is None:
+            return self._records(keys)
+        values = self._values(keys)
+        if values is None:
+            return None
+        try:
+            return list(map(self._codec.project(fields), values))
+        except msgspec.DecodeError:  # an older schema among them
+            return None
+
+    async def _records_one_by_one(self, keys: list[Any], fields: tuple[str, ...] | None) -> list[R | None]:
+        """Return the records under keys, or some fields of them, one by one."""
+        routed = self._codec.routes(keys)
+        values = self._access.values(routed)
+        if None in values:
+            await self._access.load_missing(routed, values)
         decode = self._decoded if fields is None else self._projection(fields)
         now_ms = self._now_ms()
-        found: list[R | None] = []
-        for value in values:
-            if not value:
-                found.append(None)
-            elif value[0] != DEADLINE_BYTE:
-                found.append(decode(value))
-            else:
-                found.append(decode(value[DEADLINE_BYTES:]) if deadline_of(value) > now_ms else None)
-        return found
+        return [self._live(value, now_ms, decode) for value in values]
+
+    def _live(self, value: bytes | None, now_ms: int, decode: Callable[[bytes], Any] | None = None) -> R | None:
+        """Return the record of a value, or what else ``decode`` gives; None if it is absent or past its deadline."""
+        decode = decode or self._decoded
+        if not value:
+            return None
+        if value[0] != DEADLINE_BYTE:
+            return decode(value)
+        return decode(value[DEADLINE_BYTES:]) if deadline_of(value) > now_ms else None
 
     def _rewritten(
         self, key: Key, change: Callable[[R], object], encode: Callable[[R], tuple[int, HotKey, bytes]]
     ) -> bool:
         """Rewrite a record at once, if it is an ordinary one in memory and relaxed writes go straight in."""
-        slot, hot = self._route(key)
-        route, reader = self._routes[slot], self._readers[slot]
-        if route is None or reader is None or self._ephemeral:
-            return False
-        value = None
-        for records in reader:
-            value = records.get(hot)
-            if value is not None:
-                break
-        if not value or value[0] == DEADLINE_BYTE:
+        hot = self._route(key)[1]
+        value = None if self._ephemeral else self._writable_value(hot)
+        if value is None:
             return False
         record = self._decoded(value)
         change(record)
-        _, changed_key, value = encode(record)
-        if changed_key != hot:
+        encoded = encode(record)
+        if encoded[1] != hot:
             self._refuse_new_key()
-        young, pending, ask = route
-        if not pending:
-            ask()
-        young[hot] = value
-        pending.append(value)
+        self._write_now(encoded)
         return True
 
     async def _rewrite(
@@ -723,5 +593,3 @@ class Table(Generic[R]):
     def _close(self) -> None:
         for field in self._ephemeral:
             field.close()
-        self._known.clear()
-        self._seen.clear()

@@ -37,12 +37,11 @@ class TableAccess:
         name: The table's name, for errors.
     """
 
-    __slots__ = ("_context", "_n_operations", "_name", "_readers", "_slots")
+    __slots__ = ("_context", "_n_operations", "_name", "_slots")
 
     def __init__(self, context: StoreContext, routes: TableRoutes, name: str) -> None:
         self._context = context
         self._slots = routes
-        self._readers = routes.readers
         self._name = name
         self._n_operations = 0
 
@@ -102,20 +101,14 @@ class TableAccess:
 
     def values(self, routed: Sequence[tuple[int, HotKey]]) -> list[bytes | None]:
         """Return what memory holds for each key; None where only the checkpoint can tell."""
-        readers, tiers = self._readers, self._slots.tiers
+        memory, tiers = self._slots.memory, self._slots.tiers
+        assert memory is not None
         values: list[bytes | None] = []
         for slot, hot in routed:
-            reader = readers[slot]
-            if reader is None:
-                self.readable(slot)
-                values.append(tiers[slot].in_memory(slot, hot))  # type: ignore[union-attr]
-                continue
-            value = reader[0].get(hot)
+            value = memory._value(hot)
             if value is None:
-                for records in reader[1:]:
-                    value = records.get(hot)
-                    if value is not None:
-                        break
+                self.readable(slot)
+                value = tiers[slot].in_memory(slot, hot)  # type: ignore[union-attr]
             values.append(value)
         return values
 

@@ -90,7 +90,7 @@ def test_a_snapshot_stays_what_it_was() -> None:
     second = tier.snapshot()
     put(tier, "a", None)
     third = tier.snapshot()
-    values = [[g.dicts[slot_of("a")].get("a") for g in s.generations] for s in (first, second, third)]
+    values = [[g.maps[slot_of("a")].get("a") for g in s.generations] for s in (first, second, third)]
     assert values == [[value("a", 1)], [value("a", 2), value("a", 1)], [TOMBSTONE, value("a", 2), value("a", 1)]]
     assert get(tier, "a") == TOMBSTONE
     second.release()

@@ -1,0 +1,191 @@
+"""What is written in C, in `native/`: the hot tier's maps, and the part of a table that needs no wait."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar, final
+
+from warpstore.keys import HotKey
+from warpstore.record import Record
+from warpstore.table import TTL, Key
+
+_R = TypeVar("_R", bound=Record)
+
+DONE: int
+PAUSE: int
+LONG_WAY: int
+
+def key_hash(key: HotKey) -> int:
+    """Return the xxh3-64 of a hot key.
+
+    Raises:
+        ValueError: the key has more than 4,096 bytes.
+        OverflowError: it has more than 64 bits.
+        UnicodeEncodeError: it is no text.
+    """
+
+def slot_of(key: HotKey) -> int:
+    """Return the slot of a hot key, 0 to 255; errors as for `key_hash`."""
+
+def set_all(maps: list[HotMap], first_slot: int, items: list[tuple[int, HotKey, bytes]]) -> None:
+    """Set items (slot, key, value) in the maps of a shard whose slots begin at ``first_slot``."""
+
+def adopt(records: list[Any], record_type: type) -> None:
+    """Give every record the class ``record_type``, as assigning ``__class__`` does, without the checks.
+
+    The caller knows that instances of both classes have the same layout.
+    """
+
+@final
+class HotMap:
+    """The values of one slot by hot key.
+
+    A value is a stored record, which names its key, or the empty tombstone. Belongs to whoever holds the interpreter.
+    """
+
+    def __len__(self) -> int: ...
+    def get(self, key: HotKey, /) -> bytes | None:
+        """Return the key's value, the tombstone if it was deleted, None if the map does not know it."""
+
+    def set(self, key: HotKey, value: bytes, /) -> None:
+        """Set the key's value.
+
+        Raises:
+            ValueError: the value is of another key.
+        """
+
+    def update(self, newer: HotMap, /) -> None:
+        """Set everything that ``newer`` holds."""
+
+    def drop_tombstones(self) -> None:
+        """Forget the keys that were deleted."""
+
+    def items(self) -> list[tuple[HotKey, bytes]]:
+        """Return keys and values, in no order."""
+
+    def new_keys(self) -> list[HotKey]:
+        """Return the keys that came since the last call; the first time all."""
+
+class MemoryTable(Generic[_R]):
+    """The part of a table that needs no wait: what is answered at once, from memory, in the thread that made it.
+
+    Args:
+        key_type: Exact type of the table's keys.
+        key_bytes: Name of the attribute of a key that is its hot key; None if the key is.
+        record_type: The class of the records.
+        encode: From a record to (slot, hot key, value).
+        parse: From a value to a record; its class may be another one with the same layout, see `adopt`.
+        parse_many: From a MessagePack array of values to a list of such records, or None if there is no such way.
+        copy: From a record to one that shares no mutable part with it, or None if there is no such way.
+        decode_error: What ``parse`` raises for values that are not ordinary ones.
+        n_known: How many records are kept decoded, rounded down to a power of two; 0 to 16,777,216.
+        gets_at_once: Whether a record is whole when its value is parsed; else every `get` is a ``_get``.
+        puts_at_once: Whether a value is whole when its record is encoded; else every `put` is a ``_put``.
+    """
+
+    def __init__(
+        self,
+        *,
+        key_type: type,
+        key_bytes: str | None,
+        record_type: type[_R],
+        encode: Callable[[_R], tuple[int, HotKey, bytes]],
+        parse: Callable[[bytes], Any],
+        parse_many: Callable[[bytes], list[Any]] | None,
+        copy: Callable[[_R], _R] | None,
+        decode_error: type[Exception],
+        n_known: int,
+        gets_at_once: bool,
+        puts_at_once: bool,
+    ) -> None: ...
+
+    # The long ways, which the subclass has.
+
+    async def _get(self, key: Any, /) -> _R | None: ...
+    async def _put(self, record: _R, /, *, ttl: TTL | None = None, if_version: int | None = None) -> None: ...
+    async def _write(self, encoded: tuple[int, HotKey, bytes], /) -> None:
+        """Take a write that `put` could not."""
+
+    async def _pause(self) -> None:
+        """Let the loop turn."""
+
+    # What it has
+
+    def get(self, key: Key, /) -> Coroutine[Any, Any, _R | None]:
+        """Return the record under a key, or None. It is the caller's own.
+
+        Raises:
+            ValidationError: the key has the wrong type.
+            CorruptionError: the record's bytes on disk are damaged.
+
+        Cost:
+            In memory: no wait. On disk: two reads at most, and a thread hop only where they would block.
+        """
+
+    def put(self, record: _R, /, *, ttl: TTL | None = None, if_version: int | None = None) -> Coroutine[Any, Any, None]:
+        """Store a record under its key, replacing the one there.
+
+        Args:
+            record: It is checked, and encoded at once: what the caller does to it later changes nothing stored. Its
+                `Computed` fields, and `Gpu` fields rounded to their dtype, are set on it.
+            ttl: Time to live; by default the type's, or for ever. A put without one ends an earlier one.
+            if_version: Write only if the stored record still has this version (0: only if there is none).
+
+        Raises:
+            ValidationError: a field is wrong; it is named.
+            LimitError: the key or the record is too large.
+            VersionConflictError: the version is another.
+            OutcomeUnknownError: the log failed during the write.
+            DiskFullError: there is no space.
+
+        Cost:
+            "interval" and "memory": no wait. "fsync": one sync, shared with everything that was written meanwhile.
+        """
+
+    def _record(self, key: Any, /) -> _R | None:
+        """Return the record under a key; None if it has to be got the long way. Every 1,024 calls it has to, once."""
+
+    def _records(self, keys: list[Any], /) -> list[_R | None] | None:
+        """Return the records under keys in their order; None if one of them has to be got the long way.
+
+        Cost:
+            The index lines, entries and values of 16 keys at a time are fetched from memory together; one call of
+            ``parse_many``.
+        """
+
+    def _value(self, key: HotKey, /) -> bytes | None:
+        """Return what memory holds for a hot key, the tombstone if it was deleted; None if the long way has to tell."""
+
+    def _values(self, keys: list[Any], /) -> list[bytes] | None:
+        """Return the values under keys in their order; None if one of them is not an ordinary one in memory."""
+
+    def _writable_value(self, key: HotKey, /) -> bytes | None:
+        """Return what `_value` does, if it is an ordinary value and `_write_now` would take another one; else None."""
+
+    def _write_now(self, encoded: tuple[int, HotKey, bytes], /) -> int:
+        """Take a relaxed write of (slot, hot key, value).
+
+        Returns:
+            ``DONE``; ``PAUSE``: done, and the loop should turn; ``LONG_WAY``: nothing was done.
+        """
+
+    def _spend(self, n: int, /) -> bool:
+        """Count ``n`` reads; return whether the loop should turn now."""
+
+    def _set_slot(
+        self,
+        slot: int,
+        maps: tuple[HotMap, ...] | None,
+        pending: list[bytes] | None,
+        ask: Callable[[], None],
+        /,
+    ) -> None:
+        """Open or close a slot.
+
+        Args:
+            slot: 0 to 255.
+            maps: What reads look into, newest first; the first one takes writes. None: reads are closed.
+            pending: Takes the payloads of relaxed writes. None: writes are closed.
+            ask: Called before the first payload is put into ``pending``.
+        """
+
+    def _close_slots(self) -> None:
+        """Close every slot, and forget the decoded records."""

@@ -1,0 +1,82 @@
+/* A hot key in C: its hash, and the bytes that stand for it in a stored value.
+ *
+ * A stored value is a MessagePack array [tag, key, field, ...], perhaps behind a deadline (0xd3 and 8 bytes) or, for a
+ * deleted key, behind 0xc0. So a value tells its own key, and nothing else has to be kept beside it: a lookup compares
+ * the key's MessagePack form with the bytes at that place.
+ */
+
+#ifndef WARPSTORE_KEY_H
+#define WARPSTORE_KEY_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "xxh3.h"
+
+#define KEY_BYTES_MAX 4096
+#define SLOTS 256
+#define DEADLINE_BYTE 0xd3
+#define DEADLINE_BYTES 9
+#define TOMBSTONE_BYTE 0xc0
+
+typedef struct {
+    uint64_t hash;
+    const uint8_t *data; /* what follows the head: the characters or bytes */
+    uint32_t size;
+    uint32_t n_head;
+    uint8_t head[16]; /* MessagePack's head of the key; all of an int */
+    PyObject *owner;  /* keeps `data` alive where the key object does not */
+} Key;
+
+static inline unsigned key_slot(const Key *key)
+{
+    return key->hash & (SLOTS - 1);
+}
+
+static inline void key_clear(Key *key)
+{
+    Py_CLEAR(key->owner);
+}
+
+/* Fill in `key` from a str, bytes or int. Return 0; or -1 with TypeError, ValueError or OverflowError set. */
+int key_from_object(PyObject *object, Key *key);
+
+/* Fill in `key` from a stored value with this hash; it borrows the value's bytes. Return 0, or -1 with ValueError. */
+int key_from_value(PyObject *value, uint64_t hash, Key *key);
+
+/* Return the key as an object. */
+PyObject *key_as_object(const Key *key);
+
+/* Return the value that stands for a deleted key in the hot tier. */
+PyObject *key_tombstone(const Key *key);
+
+/* Return where in a stored value its key begins, or NULL if it is too short to have one. */
+static inline const uint8_t *key_place(const uint8_t *at, const uint8_t *end)
+{
+    if (end - at < 16) { /* short ones are looked at byte by byte, so that no step leaves them */
+        uint8_t copy[DEADLINE_BYTES + 16] = {0};
+        size_t n = (size_t)(end - at);
+        memcpy(copy, at, n);
+        size_t skip = copy[0] == DEADLINE_BYTE ? DEADLINE_BYTES : copy[0] == TOMBSTONE_BYTE ? 1 : 0;
+        skip += copy[skip] == 0xdc ? 3 : copy[skip] == 0xdd ? 5 : 1;
+        uint8_t tag = skip < n ? copy[skip] : 0;
+        skip += tag == 0xcf ? 9 : tag == 0xce ? 5 : tag == 0xcd ? 3 : tag == 0xcc ? 2 : 1;
+        return skip < n ? at + skip : NULL;
+    }
+    at += *at == DEADLINE_BYTE ? DEADLINE_BYTES : *at == TOMBSTONE_BYTE ? 1 : 0;
+    at += *at == 0xdc ? 3 : *at == 0xdd ? 5 : 1;
+    at += *at == 0xcf ? 9 : *at == 0xce ? 5 : *at == 0xcd ? 3 : *at == 0xcc ? 2 : 1;
+    return at < end ? at : NULL;
+}
+
+/* Return whether a stored value is one of this key. */
+static inline int key_is_of(const Key *key, PyObject *value)
+{
+    const uint8_t *at = (const uint8_t *)PyBytes_AS_STRING(value);
+    const uint8_t *end = at + PyBytes_GET_SIZE(value);
+    at = key_place(at, end);
+    return at != NULL && (size_t)(end - at) >= (size_t)key->n_head + key->size &&
+           memcmp(at, key->head, key->n_head) == 0 && memcmp(at + key->n_head, key->data, key->size) == 0;
+}
+
+#endif
