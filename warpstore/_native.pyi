@@ -1,13 +1,14 @@
 """What is written in C, in `native/`: the hot tier's maps, and the part of a table that needs no wait."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar, final
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Generic, Self, TypeVar, final
 
 from warpstore.keys import HotKey
 from warpstore.record import Record
 from warpstore.table import TTL, Key
 
 _R = TypeVar("_R", bound=Record)
+_T = TypeVar("_T")
 
 DONE: int
 PAUSE: int
@@ -33,6 +34,73 @@ def adopt(records: list[Any], record_type: type) -> None:
 
     The caller knows that instances of both classes have the same layout.
     """
+
+def merge(runs: list[Rows], limit: int, reverse: bool, /) -> Rows:
+    """Return what comes first out of some runs, and take it out of them; ``is_last`` if nothing is left in any.
+
+    Args:
+        runs: The next rows of each run, none empty unless it is the run's last. Of rows with one key the first run's
+            counts, and a tombstone leaves nothing.
+        limit: How many rows to return at most; fewer if a run comes to the end of its rows and has more.
+        reverse: From the end, in descending order.
+
+    Raises:
+        ValueError: a row is no stored value.
+
+    Cost:
+        A comparison of keys a run and a copy of the value, for each row.
+    """
+
+@final
+class Rows:
+    """Some values of a table in key order.
+
+    Attributes:
+        is_last: The run that they are of has no rows behind these.
+        is_ordinary: Of merged rows: none has a deadline.
+    """
+
+    is_last: bool
+    @property
+    def is_ordinary(self) -> bool: ...
+    @staticmethod
+    def of_block(data: bytes, offset: int, n_bytes: int, /) -> Rows:
+        """Return the rows of a checkpoint's block; ``data`` is kept.
+
+        Raises:
+            ValueError: its lengths are wrong.
+        """
+
+    @staticmethod
+    def of_keys(maps: list[HotMap], first_slot: int, keys: list[HotKey], /) -> Rows:
+        """Return the rows of sorted keys that are in these maps, tombstones included."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> bytes: ...
+    def __iter__(self) -> Iterator[bytes]: ...
+    def between(self, start: HotKey | None, stop: HotKey | None, /) -> None:
+        """Keep the rows whose keys k are start <= k < stop; None is no bound."""
+
+    def array(self) -> bytes:
+        """Return merged rows as a MessagePack array of their values."""
+
+class ChunkedIterator(Generic[_T]):
+    """An asynchronous iterator over objects that come in lists.
+
+    What is in the list at hand is given out at once.
+    """
+
+    def __aiter__(self) -> Self: ...
+    def __anext__(self) -> Awaitable[_T]: ...
+    async def _next(self) -> _T:
+        """Return the first object of the next list, by `_give`; the subclass has it.
+
+        Raises:
+            StopAsyncIteration: there are no more.
+        """
+
+    def _give(self, chunk: list[_T], /) -> _T:
+        """Take in the next list, which is not empty and is used up, and return its first object."""
 
 @final
 class HotMap:

@@ -148,8 +148,8 @@ class Codec(Generic[R]):
         """
         return self._read_key(payload)
 
-    def decode_many(self, values: bytes, n: int) -> list[R]:
-        """Return the records of ``n`` values that stand one after another, none with a TTL prefix.
+    def decode_array(self, values: bytes) -> list[R]:
+        """Return the records of a MessagePack array of values, none with a TTL prefix.
 
         Raises:
             msgspec.DecodeError: a value is something else.
@@ -162,7 +162,7 @@ class Codec(Generic[R]):
         collecting = gc.isenabled()
         gc.disable()
         try:
-            records: list[R] = self._parse_many(b"\xdd" + n.to_bytes(4, "big") + values)
+            records: list[R] = self._parse_many(values)
         finally:
             if collecting:
                 gc.enable()

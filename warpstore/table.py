@@ -12,9 +12,10 @@ shard: `Table._get` and `Table._put`. A table belongs to the loop that opened it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from uuid import UUID
 
@@ -36,15 +37,15 @@ from warpstore.errors import (
 from warpstore.keys import HotKey
 from warpstore.record import Record
 from warpstore.routes import TableRoutes
-from warpstore.scan import ScanBounds, count_live, scan_records
+from warpstore.scan import Scan, ScanBounds, count_live
 from warpstore.table_access import TableAccess
 from warpstore.units import parse_seconds
 from warpstore.values import (
-    DEADLINE_BYTE,
     DEADLINE_BYTES,
     TOMBSTONE,
     deadline_of,
     has_deadline,
+    live_body,
     tombstone,
     with_deadline,
 )
@@ -401,7 +402,7 @@ class Table(MemoryTable[R], Generic[R]):
         self._context.check()
         return await count_live(self._access.tiers(), self._context)
 
-    async def scan(
+    def scan(
         self,
         start: Key | None = None,
         stop: Key | None = None,
@@ -411,8 +412,8 @@ class Table(MemoryTable[R], Generic[R]):
         reverse: bool = False,
         snapshot: bool = False,  # noqa: ARG002 - every scan of one process is one cut already
         fields: Sequence[str] | None = None,
-    ) -> AsyncIterator[R]:
-        """Yield records in key order.
+    ) -> Scan[R]:
+        """Return an asynchronous iterator over records in key order. Not a coroutine.
 
         Args:
             start: First key, included.
@@ -426,22 +427,24 @@ class Table(MemoryTable[R], Generic[R]):
         Raises:
             ValidationError: a bound has the wrong type, or contradicts ``prefix``.
         """
-        self._context.check()
-        bounds = ScanBounds.of(self._codec, start, stop, prefix, limit)
-        part = None if fields is None else self._projection(tuple(fields))
         filled = self._ephemeral if fields is None else [f for f in self._ephemeral if f.name in fields]
-        tiers = self._access.tiers()
-        found = scan_records(tiers, bounds, self._context, self._codec, self._decoded, part, reverse=reverse)
-        try:
-            async for records in found:
-                self._context.check()
-                for field in filled:
-                    for record in records:
-                        field.fill(self._route(getattr(record, self._codec.plan.key_field))[1], record)
-                for record in records:
-                    yield record
-        finally:
-            await found.aclose()
+        key_of = attrgetter(self._codec.plan.key_field)
+
+        def fill(record: R) -> None:
+            hot = self._route(key_of(record))[1]
+            for field in filled:
+                field.fill(hot, record)
+
+        return Scan(
+            self._access.tiers(),
+            ScanBounds.of(self._codec, start, stop, prefix, limit),
+            self._context,
+            self._codec,
+            whole=self._decoded,
+            part=None if fields is None else self._projection(tuple(fields)),
+            finish=fill if filled else None,
+            reverse=reverse,
+        )
 
     def column(self, name: str) -> Column:
         """Return the column of a `Gpu` field, for lookups in batches. Not a coroutine.
@@ -523,12 +526,8 @@ class Table(MemoryTable[R], Generic[R]):
 
     def _live(self, value: bytes | None, now_ms: int, decode: Callable[[bytes], Any] | None = None) -> R | None:
         """Return the record of a value, or what else ``decode`` gives; None if it is absent or past its deadline."""
-        decode = decode or self._decoded
-        if not value:
-            return None
-        if value[0] != DEADLINE_BYTE:
-            return decode(value)
-        return decode(value[DEADLINE_BYTES:]) if deadline_of(value) > now_ms else None
+        body = live_body(value, now_ms) if value else None
+        return None if body is None else (decode or self._decoded)(body)
 
     def _rewritten(
         self, key: Key, change: Callable[[R], object], encode: Callable[[R], tuple[int, HotKey, bytes]]

@@ -48,6 +48,13 @@ def deadline_of(value: bytes) -> int:
     return int(_DEADLINE.unpack_from(value)[1])
 
 
+def live_body(value: bytes, now_ms: int) -> bytes | None:
+    """Return the array of a record's value, without its deadline; None if that has passed."""
+    if value[0] != DEADLINE_BYTE:
+        return value
+    return value[DEADLINE_BYTES:] if deadline_of(value) > now_ms else None
+
+
 def tombstone(tag: int, key: Any) -> bytes:
     """Return what the log holds for a deleted key."""
     return b"\xc0" + _encode((tag, key))

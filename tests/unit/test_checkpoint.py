@@ -114,10 +114,9 @@ def test_blocks_cover_the_keys_between_two_bounds(tmp_path: Path) -> None:
         found: list[bytes] = []
         for number in table.block_numbers(start, stop):
             [block] = table.read_blocks(number, 1, blocking=True)  # type: ignore[misc]
-            assert block.first_not_before(table.first_key(number)) == 0
-            found += [block.payload(i) for i in range(len(block))]
-            assert b"".join(block.payload(i) for i in range(len(block))) == block.payloads(0, len(block))
-        assert {value for key, value in records if key in set(inside)} <= set(found)
+            block.between(start, stop)
+            found += block
+        assert found == [value for key, value in records if key in set(inside)]
     checkpoint.release()
 
 

@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 from google_crc32c import value
-from numpy.typing import NDArray
 
 from wal import File, FileSystem
+from warpstore._native import Rows
 from warpstore.checkpoint.format import (
-    BLOCK_HEADER,
     FOOTER_BYTES,
     FORMAT_VERSION,
     LENGTH_BITS,
@@ -49,31 +47,6 @@ class WouldBlock:
 
 WOULD_BLOCK: Final = WouldBlock()
 """What a read gives that may not block and would have to."""
-
-
-class Block:
-    """A block in memory: its payloads, one after another, in key order."""
-
-    __slots__ = ("_data", "_ends")
-
-    def __init__(self, data: bytes, ends: NDArray[np.int64]) -> None:
-        self._data = data
-        self._ends = ends
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def payload(self, i: int) -> bytes:
-        """Return one payload."""
-        return self._data[self._ends[i] : self._ends[i + 1]]
-
-    def payloads(self, start: int, stop: int) -> bytes:
-        """Return the bytes of some payloads as they stand."""
-        return self._data[self._ends[start] : self._ends[stop]]
-
-    def first_not_before(self, key: HotKey) -> int:
-        """Return the index of the first payload whose key is not less than ``key``."""
-        return bisect_left(range(len(self)), key, key=lambda i: split_payload(self.payload(i))[1])
 
 
 class Checkpoint:
@@ -253,12 +226,17 @@ class CheckpointTable:
 
     # Key order
 
+    def load_block_root(self) -> None:
+        """Read what `block_numbers` has to know; blocks."""
+        _, body = self._root(self._entry.block_root)
+        root = msgspec.msgpack.decode(body, type=list[BlockEntry])
+        self._first_keys = [entry.first for entry in root]
+        self._block_root = root
+
     def block_numbers(self, start: HotKey | None, stop: HotKey | None) -> range:
         """Return the blocks that may hold keys k with start <= k < stop. Blocks the first time."""
         if self._block_root is None:
-            _, body = self._root(self._entry.block_root)
-            self._block_root = msgspec.msgpack.decode(body, type=list[BlockEntry])
-            self._first_keys = [entry.first for entry in self._block_root]
+            self.load_block_root()
         first = 0 if start is None else max(0, bisect_right(self._first_keys, start) - 1)
         last = len(self._first_keys) if stop is None else bisect_left(self._first_keys, stop)
         return range(first, max(first, last))
@@ -273,11 +251,7 @@ class CheckpointTable:
         """Whether `block_numbers` answers without reading."""
         return self._block_root is not None
 
-    def first_key(self, number: int) -> Any:
-        """Return the first key of a block; `block_numbers` was called before."""
-        return self._first_keys[number]
-
-    def read_blocks(self, number: int, n: int, *, blocking: bool) -> list[Block] | WouldBlock:
+    def read_blocks(self, number: int, n: int, *, blocking: bool) -> list[Rows] | WouldBlock:
         """Return ``n`` blocks from ``number`` on, with one read; `block_numbers` was called before.
 
         Raises:
@@ -293,28 +267,20 @@ class CheckpointTable:
             return WOULD_BLOCK
         return [self._block(data[e.offset - start : e.offset - start + e.n_bytes], e) for e in entries]
 
-    def _block(self, data: bytes, entry: BlockEntry) -> Block:
+    def _block(self, data: bytes, entry: BlockEntry) -> Rows:
         if len(data) != entry.n_bytes or checksum(self._salt, entry.offset, data) != entry.crc:
             raise self._damaged(entry.offset, "the checksum of a block is wrong")
-        (n,) = BLOCK_HEADER.unpack_from(data)
-        first = BLOCK_HEADER.size + 4 * n
-        if first > len(data):
-            raise self._damaged(entry.offset, "the lengths of a block are wrong")
-        ends = np.empty(n + 1, np.int64)
-        ends[0] = first
-        np.cumsum(np.frombuffer(data, np.uint32, n, BLOCK_HEADER.size), out=ends[1:])
-        ends[1:] += first
-        if ends[-1] != len(data):
-            raise self._damaged(entry.offset, "the lengths of a block are wrong")
-        return Block(data, ends)
+        try:
+            return Rows.of_block(data, 0, len(data))
+        except ValueError as e:
+            raise self._damaged(entry.offset, str(e)) from e
 
     def records(self) -> Iterator[tuple[HotKey, bytes]]:
         """Yield every record as (hot key, payload) in key order; blocks."""
         for number in self.block_numbers(None, None):
             blocks = self.read_blocks(number, 1, blocking=True)
             assert not isinstance(blocks, WouldBlock)
-            for i in range(len(blocks[0])):
-                payload = blocks[0].payload(i)
+            for payload in blocks[0]:
                 yield split_payload(payload)[1], payload
 
     def _read(self, n_bytes: int, offset: int) -> bytes:

@@ -1,7 +1,9 @@
 /* The extension module: the hot tier's maps, the part of a table that needs no wait, and the hash of a key. */
 
-#include "memory_table.h"
+#include "chunked.h"
 #include "hot_map.h"
+#include "memory_table.h"
+#include "rows.h"
 #include "settled.h"
 
 static PyObject *key_hash(PyObject *Py_UNUSED(module), PyObject *object)
@@ -70,6 +72,7 @@ static PyMethodDef functions[] = {
     {"slot_of", slot_of, METH_O, NULL},
     {"set_all", (PyCFunction)(void (*)(void))set_all, METH_FASTCALL, NULL},
     {"adopt", (PyCFunction)(void (*)(void))adopt_all, METH_FASTCALL, NULL},
+    {"merge", (PyCFunction)(void (*)(void))rows_merge, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -83,11 +86,13 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__native(void)
 {
-    if (hot_map_ready() < 0 || memory_table_ready() < 0 || settled_ready() < 0)
+    if (hot_map_ready() < 0 || memory_table_ready() < 0 || settled_ready() < 0 || rows_ready() < 0 ||
+        chunked_ready() < 0)
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (module != NULL &&
         (PyModule_AddType(module, &HotMap_Type) < 0 || PyModule_AddType(module, &MemoryTable_Type) < 0 ||
+         PyModule_AddType(module, &Rows_Type) < 0 || PyModule_AddType(module, &ChunkedIterator_Type) < 0 ||
          PyModule_AddIntMacro(module, DONE) < 0 || PyModule_AddIntMacro(module, PAUSE) < 0 ||
          PyModule_AddIntMacro(module, LONG_WAY) < 0))
         Py_CLEAR(module);

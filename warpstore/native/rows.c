@@ -1,0 +1,454 @@
+#include "rows.h"
+
+#include "hot_map.h"
+
+#include <structmember.h>
+
+#define RUNS_MAX 4096
+#define ARRAY_HEAD 5
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *data;      /* bytes that hold the values one after another */
+    const uint8_t *base; /* where the first one begins */
+    uint32_t *ends;      /* n + 1 places behind `base`: row i lies from ends[i] to ends[i + 1] */
+    uint32_t start, stop; /* what has not been taken yet */
+    char is_last;         /* the run has no rows behind these */
+    char is_ordinary;     /* no row has a deadline */
+} Rows;
+
+/* The key of a row, for comparing. */
+typedef struct {
+    const uint8_t *data;
+    uint32_t size;
+    int64_t number;
+} Rank;
+
+static Rows *new_rows(PyObject *data, size_t n)
+{
+    Rows *rows = PyObject_New(Rows, &Rows_Type);
+    uint32_t *ends = rows == NULL ? NULL : PyMem_Calloc(n + 1, sizeof *ends);
+    if (ends == NULL) {
+        if (rows != NULL) {
+            rows->data = NULL;
+            rows->ends = NULL;
+            Py_DECREF(rows);
+            PyErr_NoMemory();
+        }
+        return NULL;
+    }
+    rows->data = Py_XNewRef(data);
+    rows->base = data == NULL ? NULL : (const uint8_t *)PyBytes_AS_STRING(data);
+    rows->ends = ends;
+    rows->start = 0;
+    rows->stop = (uint32_t)n;
+    rows->is_last = rows->is_ordinary = 0;
+    return rows;
+}
+
+static void dealloc(Rows *rows)
+{
+    Py_XDECREF(rows->data);
+    PyMem_Free(rows->ends);
+    PyObject_Free(rows);
+}
+
+/* Fill in the rank of the key in a value. Return 0, or -1 if the bytes are no value. */
+static inline int rank_value(const uint8_t *at, const uint8_t *end, Rank *rank)
+{
+    at = key_place(at, end);
+    if (at == NULL)
+        return -1;
+    size_t left = (size_t)(end - at), head = 1, size = 0, n_int = 0;
+    uint8_t format = *at;
+    if ((format & 0xe0) == 0xa0) {
+        size = format & 0x1f;
+    } else if (format == 0xc4 || format == 0xd9) {
+        head = 2;
+        size = left > 1 ? at[1] : 0;
+    } else if (format == 0xc5 || format == 0xda) {
+        head = 3;
+        size = left > 2 ? (size_t)at[1] << 8 | at[2] : 0;
+    } else if (format < 0x80 || format >= 0xe0) {
+        rank->number = (int8_t)format;
+        rank->size = 0;
+        rank->data = NULL;
+        return 0;
+    } else if (format >= 0xcc && format <= 0xd3) {
+        n_int = (size_t)1 << (format & 3);
+        if (left < 1 + n_int)
+            return -1;
+        uint64_t bits = 0;
+        memcpy((uint8_t *)&bits + 8 - n_int, at + 1, n_int);
+        bits = __builtin_bswap64(bits);
+        rank->number = (int64_t)bits;
+        if (format >= 0xd0)
+            rank->number = (int64_t)(bits << (64 - 8 * n_int)) >> (64 - 8 * n_int);
+        rank->size = 0;
+        rank->data = NULL;
+        return 0;
+    } else {
+        return -1;
+    }
+    if (left < head + size)
+        return -1;
+    rank->data = at + head;
+    rank->size = (uint32_t)size;
+    rank->number = 0;
+    return 0;
+}
+
+static inline int compare(const Rank *a, const Rank *b)
+{
+    uint32_t size = a->size < b->size ? a->size : b->size;
+    int order = size ? memcmp(a->data, b->data, size) : 0;
+    if (order != 0)
+        return order;
+    if (a->size != b->size)
+        return a->size < b->size ? -1 : 1;
+    return (a->number > b->number) - (a->number < b->number);
+}
+
+static int rank_row(const Rows *rows, uint32_t i, Rank *rank)
+{
+    if (rank_value(rows->base + rows->ends[i], rows->base + rows->ends[i + 1], rank) == 0)
+        return 0;
+    PyErr_SetString(PyExc_ValueError, "a row is no stored value: it has no key");
+    return -1;
+}
+
+static PyObject *of_block(PyObject *Py_UNUSED(type), PyObject *const *args, Py_ssize_t n_args)
+{
+    Py_ssize_t offset, size;
+    if (n_args != 3 || !PyBytes_CheckExact(args[0]) || (offset = PyLong_AsSsize_t(args[1])) < 0 ||
+        (size = PyLong_AsSsize_t(args[2])) < 0) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "of_block takes bytes, an offset and a size");
+        return NULL;
+    }
+    const uint8_t *at = (const uint8_t *)PyBytes_AS_STRING(args[0]) + offset;
+    uint32_t n;
+    if (offset + size > PyBytes_GET_SIZE(args[0]) || size < 4 || (memcpy(&n, at, 4), 4 + 4 * (uint64_t)n > (uint64_t)size)) {
+        PyErr_SetString(PyExc_ValueError, "the lengths of a block are wrong");
+        return NULL;
+    }
+    Rows *rows = new_rows(args[0], n);
+    if (rows == NULL)
+        return NULL;
+    rows->base = at + 4 + 4 * (size_t)n;
+    uint64_t end = 0, room = (uint64_t)size - 4 - 4 * (uint64_t)n;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t length;
+        memcpy(&length, at + 4 + 4 * (size_t)i, 4);
+        end += length;
+        rows->ends[i + 1] = (uint32_t)end;
+        if (end > room)
+            break;
+    }
+    if (end != room) {
+        Py_DECREF(rows);
+        PyErr_SetString(PyExc_ValueError, "the lengths of a block are wrong");
+        return NULL;
+    }
+    return (PyObject *)rows;
+}
+
+static PyObject *of_keys(PyObject *Py_UNUSED(type), PyObject *const *args, Py_ssize_t n_args)
+{
+    long first;
+    if (n_args != 3 || !PyList_CheckExact(args[0]) || !PyList_CheckExact(args[2]) ||
+        ((first = PyLong_AsLong(args[1])) == -1 && PyErr_Occurred())) {
+        PyErr_SetString(PyExc_TypeError, "of_keys takes a list of HotMap, their first slot and a list of keys");
+        return NULL;
+    }
+    Py_ssize_t n = PyList_GET_SIZE(args[2]), room = 512 * n, used = 0;
+    Rows *rows = new_rows(NULL, (size_t)n);
+    if (rows == NULL)
+        return NULL;
+    rows->data = PyBytes_FromStringAndSize(NULL, room);
+    for (Py_ssize_t i = 0; rows->data != NULL && i < n; i++) {
+        Key key;
+        if (key_from_object(PyList_GET_ITEM(args[2], i), &key) < 0)
+            break;
+        long at = (long)key_slot(&key) - first;
+        PyObject *map = at < 0 || at >= PyList_GET_SIZE(args[0]) ? NULL : PyList_GET_ITEM(args[0], at);
+        uint64_t *word =
+            map != NULL && PyObject_TypeCheck(map, &HotMap_Type) ? hot_map_find((HotMap *)map, &key) : NULL;
+        key_clear(&key);
+        if (word == NULL) {
+            PyErr_SetString(PyExc_KeyError, "of_keys: a key is in none of the maps");
+            break;
+        }
+        PyObject *value = hot_map_value(*word);
+        if (used + PyBytes_GET_SIZE(value) > room) {
+            room = 2 * (used + PyBytes_GET_SIZE(value));
+            if (_PyBytes_Resize(&rows->data, room) < 0)
+                break;
+        }
+        memcpy(PyBytes_AS_STRING(rows->data) + used, PyBytes_AS_STRING(value), (size_t)PyBytes_GET_SIZE(value));
+        used += PyBytes_GET_SIZE(value);
+        if (used > UINT32_MAX) {
+            PyErr_SetString(PyExc_OverflowError, "of_keys: the values are larger than 4 GiB");
+            break;
+        }
+        rows->ends[i + 1] = (uint32_t)used;
+    }
+    if (PyErr_Occurred()) {
+        Py_DECREF(rows);
+        return NULL;
+    }
+    rows->base = (const uint8_t *)PyBytes_AS_STRING(rows->data);
+    return (PyObject *)rows;
+}
+
+static Py_ssize_t length(PyObject *self)
+{
+    return ((Rows *)self)->stop - ((Rows *)self)->start;
+}
+
+static PyObject *payload(PyObject *self, Py_ssize_t i)
+{
+    Rows *rows = (Rows *)self;
+    if (i < 0 || i >= length(self)) {
+        PyErr_SetString(PyExc_IndexError, "there is no such row");
+        return NULL;
+    }
+    const uint32_t *ends = rows->ends + rows->start + i;
+    return PyBytes_FromStringAndSize((const char *)rows->base + ends[0], ends[1] - ends[0]);
+}
+
+/* Fill in the rank of a bound, which may be longer or larger than a key. `owner` keeps its bytes. Return 0; 1 or -1 if it
+ * is above or below every key; or -2 with an error. */
+static int rank_bound(PyObject *bound, Rank *rank, PyObject **owner)
+{
+    int beyond = 0;
+    *owner = NULL;
+    *rank = (Rank){0};
+    if (PyLong_CheckExact(bound)) {
+        rank->number = PyLong_AsLongLongAndOverflow(bound, &beyond);
+        return beyond;
+    }
+    if (PyUnicode_CheckExact(bound)) {
+        *owner = PyUnicode_AsEncodedString(bound, "utf-8", "surrogatepass");
+    } else if (PyBytes_CheckExact(bound)) {
+        *owner = Py_NewRef(bound);
+    } else {
+        PyErr_SetString(PyExc_TypeError, "a bound is str, bytes or int");
+    }
+    if (*owner == NULL)
+        return -2;
+    rank->data = (const uint8_t *)PyBytes_AS_STRING(*owner);
+    rank->size = (uint32_t)PyBytes_GET_SIZE(*owner);
+    return 0;
+}
+
+/* Find the first row that is not before a bound. Return 0, or -1 with an error. */
+static int first_not_before(const Rows *rows, PyObject *bound, uint32_t *found)
+{
+    Rank rank, row = {0};
+    PyObject *owner;
+    int beyond = rank_bound(bound, &rank, &owner), failed = beyond == -2;
+    uint32_t low = beyond == 1 ? rows->stop : rows->start, high = beyond == -1 ? rows->start : rows->stop;
+    while (!failed && low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        failed = rank_row(rows, middle, &row) < 0;
+        if (compare(&row, &rank) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    Py_XDECREF(owner);
+    *found = low;
+    return failed ? -1 : 0;
+}
+
+static PyObject *between(Rows *rows, PyObject *const *args, Py_ssize_t n_args)
+{
+    if (n_args != 2) {
+        PyErr_SetString(PyExc_TypeError, "between takes two keys");
+        return NULL;
+    }
+    uint32_t start = rows->start, stop = rows->stop;
+    if ((args[0] != Py_None && first_not_before(rows, args[0], &start) < 0) ||
+        (args[1] != Py_None && first_not_before(rows, args[1], &stop) < 0))
+        return NULL;
+    rows->start = start < stop ? start : stop;
+    rows->stop = stop;
+    Py_RETURN_NONE;
+}
+
+static PyObject *array(Rows *rows, PyObject *Py_UNUSED(ignored))
+{
+    const uint8_t *start = (const uint8_t *)PyBytes_AS_STRING(rows->data);
+    if (rows->base != start + ARRAY_HEAD || rows->start != 0) {
+        PyErr_SetString(PyExc_ValueError, "these rows do not come from a merge");
+        return NULL;
+    }
+    return Py_NewRef(rows->data);
+}
+
+/* One run while it is merged. */
+typedef struct {
+    Rows *rows;
+    Rank rank;
+} Head;
+
+static inline uint32_t next_row(const Rows *rows, int reverse)
+{
+    return reverse ? rows->stop - 1 : rows->start;
+}
+
+/* Pass over a run's next row. Return 1 if there is another one, 0 if not; -1 with ValueError. */
+static int advance(Head *head, int reverse)
+{
+    Rows *rows = head->rows;
+    if (reverse)
+        rows->stop--;
+    else
+        rows->start++;
+    if (rows->start == rows->stop)
+        return 0;
+    return rank_row(rows, next_row(rows, reverse), &head->rank) < 0 ? -1 : 1;
+}
+
+typedef struct {
+    PyObject *data;
+    Py_ssize_t used, room;
+} Output;
+
+static int output_row(Output *output, const Rows *rows, uint32_t i)
+{
+    Py_ssize_t size = rows->ends[i + 1] - rows->ends[i];
+    if (output->used + size > output->room) {
+        output->room = 2 * (output->used + size);
+        if (_PyBytes_Resize(&output->data, output->room) < 0)
+            return -1;
+    }
+    memcpy(PyBytes_AS_STRING(output->data) + output->used, rows->base + rows->ends[i], (size_t)size);
+    output->used += size;
+    return 0;
+}
+
+/* Move rows from the heads to the output until `limit` are out, or a run that may go on has no more. */
+static int merge_heads(Head *heads, Py_ssize_t n_heads, Output *output, Rows *merged, uint32_t limit, int reverse)
+{
+    int going_on = 1;
+    uint32_t n = 0;
+    merged->is_ordinary = 1;
+    while (going_on && n < limit && n_heads) {
+        Py_ssize_t first = 0;
+        for (Py_ssize_t i = 1; i < n_heads; i++) {
+            int order = compare(&heads[i].rank, &heads[first].rank);
+            if (reverse ? order > 0 : order < 0)
+                first = i;
+        }
+        Rank rank = heads[first].rank;
+        const Rows *rows = heads[first].rows;
+        uint32_t row = next_row(rows, reverse);
+        uint8_t opening = rows->base[rows->ends[row]];
+        if (opening != TOMBSTONE_BYTE) {
+            if (output_row(output, rows, row) < 0)
+                return -1;
+            merged->ends[++n] = (uint32_t)(output->used - ARRAY_HEAD);
+            if (opening == DEADLINE_BYTE)
+                merged->is_ordinary = 0;
+        }
+        /* Only runs behind this one can have the key as well. */
+        for (Py_ssize_t i = first; i < n_heads;) {
+            int left = i == first || compare(&heads[i].rank, &rank) == 0 ? advance(&heads[i], reverse) : 1;
+            if (left < 0)
+                return -1;
+            if (left) {
+                i++;
+                continue;
+            }
+            going_on = going_on && heads[i].rows->is_last;
+            memmove(&heads[i], &heads[i + 1], (size_t)(n_heads - i - 1) * sizeof *heads);
+            n_heads--;
+            if (i == first)
+                first = -1; /* what stands there now is another run */
+        }
+    }
+    merged->stop = n;
+    merged->is_last = going_on && n_heads == 0;
+    return output->used - ARRAY_HEAD > UINT32_MAX ? (PyErr_SetString(PyExc_OverflowError, "merge: over 4 GiB"), -1) : 0;
+}
+
+PyObject *rows_merge(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
+{
+    Py_ssize_t limit;
+    int reverse;
+    if (n_args != 3 || !PyList_CheckExact(args[0]) || PyList_GET_SIZE(args[0]) > RUNS_MAX ||
+        (limit = PyLong_AsSsize_t(args[1])) < 0 || limit > 1 << 24 || (reverse = PyObject_IsTrue(args[2])) < 0) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "merge takes a list of Rows, a limit and a direction");
+        return NULL;
+    }
+    Py_ssize_t n_runs = PyList_GET_SIZE(args[0]), n_heads = 0;
+    Head *heads = PyMem_Calloc((size_t)n_runs + 1, sizeof *heads);
+    Rows *merged = new_rows(NULL, (size_t)limit);
+    Output output = {NULL, ARRAY_HEAD, ARRAY_HEAD + 512 * limit};
+    output.data = PyBytes_FromStringAndSize(NULL, output.room);
+    int failed = heads == NULL || merged == NULL || output.data == NULL;
+    for (Py_ssize_t i = 0; !failed && i < n_runs; i++) {
+        PyObject *run = PyList_GET_ITEM(args[0], i);
+        if (!PyObject_TypeCheck(run, &Rows_Type)) {
+            PyErr_SetString(PyExc_TypeError, "merge: a run is no Rows");
+            failed = 1;
+        } else if (length(run)) {
+            heads[n_heads].rows = (Rows *)run;
+            failed = rank_row((Rows *)run, next_row((Rows *)run, reverse), &heads[n_heads].rank) < 0;
+            n_heads++;
+        } else if (!((Rows *)run)->is_last) {
+            limit = 0; /* nothing can be said before its next rows are there */
+        }
+    }
+    failed = failed || merge_heads(heads, n_heads, &output, merged, (uint32_t)limit, reverse) < 0 ||
+             _PyBytes_Resize(&output.data, output.used) < 0;
+    PyMem_Free(heads);
+    if (failed) {
+        Py_XDECREF(output.data);
+        Py_XDECREF(merged);
+        return PyErr_Occurred() ? NULL : PyErr_NoMemory();
+    }
+    uint8_t *head = (uint8_t *)PyBytes_AS_STRING(output.data);
+    uint32_t count = __builtin_bswap32(merged->stop);
+    head[0] = 0xdd;
+    memcpy(head + 1, &count, sizeof count);
+    merged->data = output.data;
+    merged->base = head + ARRAY_HEAD;
+    return (PyObject *)merged;
+}
+
+static PyMethodDef methods[] = {
+    {"of_block", (PyCFunction)(void (*)(void))of_block, METH_FASTCALL | METH_STATIC, NULL},
+    {"of_keys", (PyCFunction)(void (*)(void))of_keys, METH_FASTCALL | METH_STATIC, NULL},
+    {"between", (PyCFunction)(void (*)(void))between, METH_FASTCALL, NULL},
+    {"array", (PyCFunction)array, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = {
+    {"is_last", T_BOOL, offsetof(Rows, is_last), 0, NULL},
+    {"is_ordinary", T_BOOL, offsetof(Rows, is_ordinary), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PySequenceMethods as_sequence = {.sq_length = length, .sq_item = payload};
+
+PyTypeObject Rows_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "warpstore._native.Rows",
+    .tp_doc = "Some values of a table in key order.",
+    .tp_basicsize = sizeof(Rows),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_dealloc = (destructor)dealloc,
+    .tp_methods = methods,
+    .tp_members = members,
+    .tp_as_sequence = &as_sequence,
+};
+
+int rows_ready(void)
+{
+    return PyType_Ready(&Rows_Type);
+}
