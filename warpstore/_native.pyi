@@ -26,8 +26,21 @@ def key_hash(key: HotKey) -> int:
 def slot_of(key: HotKey) -> int:
     """Return the slot of a hot key, 0 to 255; errors as for `key_hash`."""
 
-def set_all(maps: list[HotMap], first_slot: int, items: list[tuple[int, HotKey, bytes]]) -> None:
-    """Set items (slot, key, value) in the maps of a shard whose slots begin at ``first_slot``."""
+def set_values(maps: list[HotMap], first_slot: int, values: list[bytes], /) -> None:
+    """Set values in the maps of a shard whose slots begin at ``first_slot``.
+
+    Raises:
+        ValueError: a value has no key, or one of another slot.
+    """
+
+def scatter(
+    encode: Callable[[Any], tuple[int, HotKey, bytes]], records: list[Any], by_slot: list[list[bytes]], /
+) -> None:
+    """Append the value of each encoded record to the list of its slot.
+
+    Cost:
+        Nothing is kept a record but its value: a list of the encoded tuples would wake the collector again and again.
+    """
 
 def adopt(records: list[Any], record_type: type) -> None:
     """Give every record the class ``record_type``, as assigning ``__class__`` does, without the checks.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from warpstore._native import HotMap
+from warpstore._native import HotMap, set_values
 from warpstore.checkpoint import WOULD_BLOCK, Checkpoint, CheckpointTable, WouldBlock
 from warpstore.key_order import KeyOrder
 from warpstore.keys import HotKey, key_hash
@@ -115,6 +115,10 @@ class HotTier:
     def put(self, slot: int, key: HotKey, value: bytes) -> None:
         """Set a key's newest value; `TOMBSTONE` deletes it."""
         self.young.maps[slot - self.first_slot].set(key, value)
+
+    def put_values(self, values: list[bytes]) -> None:
+        """Set the newest values of their keys."""
+        set_values(self.young.maps, self.first_slot, values)
 
     def in_memory(self, slot: int, key: HotKey) -> bytes | None:
         """Return the newest value if memory holds it (`TOMBSTONE`: absent), or None if only the checkpoint can tell."""

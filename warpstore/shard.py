@@ -19,11 +19,11 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 from wal import Lane, Stream, WalError
-from warpstore._native import set_all
 from warpstore.actor import UNDER_WAY, Actor, Call
 from warpstore.checkpoint import Checkpoint, WouldBlock
 from warpstore.errors import (
@@ -36,6 +36,7 @@ from warpstore.errors import (
 from warpstore.hot_tier import HotTier
 from warpstore.keys import HotKey
 from warpstore.process import Reason, State
+from warpstore.values import split_payload
 
 Write = tuple[HotTier, int, HotKey, bytes, bytes]
 """One decided write: the tier, the slot, the hot key, the hot tier's value, and the payload for the log. A plain tuple,
@@ -68,7 +69,16 @@ class Operation:
 GROUP_BYTES_MAX = 128 << 20
 """A group of more bytes is split, but no batch (of 64 MiB at most) is."""
 
-Message = Write | list[Write] | Operation
+
+@dataclass(slots=True)
+class Batch:
+    """Values for one table that are written as one."""
+
+    tier: HotTier
+    values: list[bytes]
+
+
+Message = Write | Batch | Operation
 
 
 class _Seen:
@@ -81,11 +91,17 @@ class _Seen:
         self.n_bytes = 0
         self._n = 0
 
-    def take_in(self, writes: list[Write]) -> None:
+    def take_in(self, writes: list[Write | Batch]) -> None:
         """Take in the writes added since the last call."""
-        for tier, _, key, value, payload in writes[self._n :]:
-            self.newest[(tier.table, key)] = value
-            self.n_bytes += len(payload)
+        for write in writes[self._n :]:
+            if isinstance(write, Batch):
+                for value in write.values:
+                    self.newest[(write.tier.table, split_payload(value)[1])] = value
+                    self.n_bytes += len(value)
+            else:
+                tier, _, key, value, payload = write
+                self.newest[(tier.table, key)] = value
+                self.n_bytes += len(payload)
         self._n = len(writes)
 
 
@@ -148,7 +164,7 @@ class Shard(Actor[Message, None]):
         self._on_routes = on_routes
         self._feed = feed
         self._group: list[bytes] = []
-        self._writes: list[Write] = []
+        self._writes: list[Write | Batch] = []
         self._room: asyncio.Future[None] | None = None
         self._refusal: Exception | None = None
 
@@ -249,15 +265,14 @@ class Shard(Actor[Message, None]):
         tier.put(slot, key, value)
         self.pending.append(payload)
 
-    def write_all_now(self, table: int, items: list[tuple[int, HotKey, bytes]]) -> None:
-        """Apply a relaxed batch of (slot, key, value) to one table; ``is_open`` must hold."""
+    def write_batch_now(self, batch: Batch) -> None:
+        """Apply a relaxed batch; ``is_open`` must hold."""
         if not self.pending:
             self.ask()
-        tier = self.tiers[table]
         start = len(self.pending)
-        self.pending.extend([value for _, _, value in items])
+        self.pending.extend(batch.values)
         self._batches.append((start, len(self.pending)))
-        set_all(tier.young.maps, tier.first_slot, items)
+        batch.tier.put_values(batch.values)
 
     def operate_now(self, operation: Operation) -> None:
         """Decide and apply a relaxed conditional write.
@@ -306,22 +321,25 @@ class Shard(Actor[Message, None]):
         return n
 
     def handle_batch(self, messages: list[Message | Call[Message, None]]) -> Awaitable[None] | None:
-        writes: list[Write] = []
+        writes: list[Write | Batch] = []
+        group: list[bytes] = []
         seen = _Seen()
         for message in messages:
             if type(message) is tuple:
                 writes.append(message)
-            elif type(message) is list:
-                writes += message
+                group.append(message[4])
+            elif type(message) is Batch:
+                writes.append(message)
+                group += message.values
             else:
-                self._decide(message, writes, seen)  # type: ignore[arg-type]
+                self._decide(message, writes, group, seen)  # type: ignore[arg-type]
         if not writes:
             return None
         self._writes = writes
-        self._group = [write[4] for write in writes]
+        self._group = group
         return UNDER_WAY
 
-    def _decide(self, operation: Operation, writes: list[Write], seen: _Seen) -> None:
+    def _decide(self, operation: Operation, writes: list[Write | Batch], group: list[bytes], seen: _Seen) -> None:
         tier, slot, key = operation.tier, operation.slot, operation.key
         seen.take_in(writes)
         try:
@@ -337,14 +355,19 @@ class Shard(Actor[Message, None]):
             return
         if decided is not None:
             writes.append((tier, slot, key, *decided))
+            group.append(decided[1])
 
     def on_durable(self, lsn: int) -> None:  # noqa: ARG002
         if not self.durable:
             return
         writes, self._writes = self._writes, []
         try:
-            for tier, slot, key, value, _ in writes:
-                tier.young.maps[slot - tier.first_slot].set(key, value)
+            for write in writes:
+                if isinstance(write, Batch):
+                    write.tier.put_values(write.values)
+                else:
+                    tier, slot, key, value, _ = write
+                    tier.young.maps[slot - tier.first_slot].set(key, value)
             self._fed(self._group)
         except Exception as e:  # noqa: BLE001 - the shard's fault alone: the lane and the others go on
             self.crash(e)

@@ -22,7 +22,7 @@ from uuid import UUID
 import msgspec
 from xxhash import xxh3_128_intdigest
 
-from warpstore._native import LONG_WAY, PAUSE, MemoryTable
+from warpstore._native import LONG_WAY, PAUSE, MemoryTable, scatter
 from warpstore.codec import Codec
 from warpstore.column import Column
 from warpstore.ephemeral import EphemeralField, encode_all, set_all
@@ -291,25 +291,29 @@ class Table(MemoryTable[R], Generic[R]):
             OutcomeUnknownError, DiskFullError: as for `put`; other shards' parts may have been written.
         """
         self._context.check()
-        encode = self._encode
+        by_slot, parts = self._access.new_parts()
         fresh: list[tuple[HotKey, list[bytes | None]]] = []
-        encoded: list[tuple[int, HotKey, bytes]] = []
         rest = iter(records)
+        n = 0
         while chunk := list(islice(rest, _CHUNK)):
-            if self._ephemeral:
-                values = [encode_all(self._ephemeral, record) for record in chunk]
-            encoded += map(encode, chunk)
-            if self._ephemeral:
-                fresh += zip([key for _, key, _ in encoded[-len(chunk) :]], values, strict=True)
+            n += len(chunk)
+            if not self._ephemeral:
+                scatter(self._encode, chunk, by_slot)
+            else:
+                for record in chunk:
+                    values = encode_all(self._ephemeral, record)
+                    slot, key, value = self._encode(record)
+                    by_slot[slot].append(value)
+                    fresh.append((key, values))
             if len(chunk) == _CHUNK:
                 await asyncio.sleep(0)
         deadline = self._deadline(ttl)
         if deadline is not None:
-            encoded = [(slot, key, with_deadline(value, deadline)) for slot, key, value in encoded]
-        await self._access.write_batch(encoded)
-        for key, ephemeral in fresh:
-            set_all(self._ephemeral, key, ephemeral)
-        return len(encoded)
+            parts = [[with_deadline(value, deadline) for value in part] for part in parts]
+        await self._access.write_batch(parts)
+        for key, values in fresh:
+            set_all(self._ephemeral, key, values)
+        return n
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """Delete records; return how many there were. Atomic key by key.

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from warpstore.checkpoint import WouldBlock
 from warpstore.errors import LimitError, OverloadedError
 from warpstore.hot_tier import HotTier
-from warpstore.keys import HotKey
+from warpstore.keys import HotKey, slot_of
 from warpstore.routes import TableRoutes
-from warpstore.shard import Operation, Shard, Write
+from warpstore.shard import Batch, Operation, Shard, Write
+from warpstore.values import split_payload
 
 if TYPE_CHECKING:
     from warpstore.context import StoreContext
@@ -157,34 +158,35 @@ class TableAccess:
         if not len(shard.pending) & YIELD_MASK or len(write[4]) > YIELD_BYTES:
             await asyncio.sleep(0)
 
-    async def write_batch(self, encoded: list[tuple[int, HotKey, bytes]]) -> None:
-        """Write a batch: to each shard its part, as one."""
-        parts: dict[int, list[tuple[int, HotKey, bytes]]] = {}
+    def new_parts(self) -> tuple[list[list[bytes]], list[list[bytes]]]:
+        """Return empty lists for the values of a batch: each shard's under all of its slots, and once each."""
+        parts: dict[int, list[bytes]] = {}
         by_slot = [parts.setdefault(0 if shard is None else shard.index, []) for shard in self._slots.shards]
-        for item in encoded:
-            by_slot[item[0]].append(item)
-        for part in parts.values():
-            n_bytes = sum([len(value) for _, _, value in part])
+        return by_slot, list(parts.values())
+
+    async def write_batch(self, parts: list[list[bytes]]) -> None:
+        """Write a batch: to each shard its part, as one."""
+        sizes = [sum(map(len, part)) for part in parts]
+        for part, n_bytes in zip(parts, sizes, strict=True):
             if n_bytes > BATCH_BYTES_MAX:
                 raise LimitError(
                     f"{self._name}: {len(part)} records of one batch fall into one shard and have {n_bytes} bytes, the"
                     f" limit is {BATCH_BYTES_MAX}; split the batch"
                 )
         waits = []
-        for part in parts.values():
+        for part, n_bytes in zip(parts, sizes, strict=True):
             if not part:
                 continue
-            shard = self.writable(part[0][0])
+            slot = slot_of(split_payload(part[0])[1])
+            shard = self.writable(slot)
             if shard.durable:
-                tier = shard.tiers[self._slots.table]
-                writes: list[Write] = [(tier, slot, key, value, value) for slot, key, value in part]
-                size = min(sum([len(value) for _, _, value in part]), shard.mailbox.bytes_max)
-                waits.append(await shard.mailbox.post_when_room(writes, size))
+                size = min(n_bytes, shard.mailbox.bytes_max)
+                waits.append(await shard.mailbox.post_when_room(Batch(self.tier(slot), part), size))
                 continue
             while not shard.is_open:
                 await shard.room()
-                shard = self.writable(part[0][0])
-            shard.write_all_now(self._slots.table, part)
+                shard = self.writable(slot)
+            shard.write_batch_now(Batch(self.tier(slot), part))
         for done in waits:
             await done
         await asyncio.sleep(0)

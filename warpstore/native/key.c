@@ -164,6 +164,22 @@ static int64_t int_of(const Key *key)
     return (int64_t)bits;
 }
 
+/* Whether a head is one of a str or bytes, not all of an int. */
+static int is_text(uint8_t format)
+{
+    return (format & 0xe0) == 0xa0 || format == 0xd9 || format == 0xda || format == 0xc4 || format == 0xc5;
+}
+
+int key_hash_again(Key *key)
+{
+    if (key->size == 0 && !is_text(key->head[0])) {
+        int64_t number = int_of(key);
+        key->hash = xxh3_64(&number, sizeof number);
+        return 0;
+    }
+    return sized(key, key->data, key->size);
+}
+
 PyObject *key_as_object(const Key *key)
 {
     uint8_t format = key->head[0];

@@ -44,6 +44,9 @@ int key_from_object(PyObject *object, Key *key);
 /* Fill in `key` from a stored value with this hash; it borrows the value's bytes. Return 0, or -1 with ValueError. */
 int key_from_value(PyObject *value, uint64_t hash, Key *key);
 
+/* Fill in the hash of a key that came from a value. Return 0, or -1 with an error. */
+int key_hash_again(Key *key);
+
 /* Return the key as an object. */
 PyObject *key_as_object(const Key *key);
 

@@ -24,32 +24,64 @@ static PyObject *slot_of(PyObject *Py_UNUSED(module), PyObject *object)
     return PyLong_FromLong((long)key_slot(&key));
 }
 
-static PyObject *set_all(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
+#define WINDOW 16
+
+static PyObject *set_values(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
 {
     long first;
     if (n_args != 3 || !PyList_CheckExact(args[0]) || !PyList_CheckExact(args[2]) ||
         ((first = PyLong_AsLong(args[1])) == -1 && PyErr_Occurred())) {
-        PyErr_SetString(PyExc_TypeError, "set_all takes a list of HotMap, their first slot and a list of items");
+        PyErr_SetString(PyExc_TypeError, "set_values takes a list of HotMap, their first slot and a list of values");
         return NULL;
     }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(args[2]); i++) {
-        PyObject *item = PyList_GET_ITEM(args[2], i);
-        Key key;
-        if (!PyTuple_CheckExact(item) || PyTuple_GET_SIZE(item) != 3 || !PyBytes_CheckExact(PyTuple_GET_ITEM(item, 2))) {
-            PyErr_SetString(PyExc_TypeError, "set_all: an item is (slot, hot key, value)");
-            return NULL;
+    Py_ssize_t n = PyList_GET_SIZE(args[2]);
+    for (Py_ssize_t start = 0; start < n; start += WINDOW) {
+        Key keys[WINDOW];
+        HotMap *maps[WINDOW];
+        int size = n - start < WINDOW ? (int)(n - start) : WINDOW;
+        for (int i = 0; i < size; i++) {
+            PyObject *value = PyList_GET_ITEM(args[2], start + i);
+            if (!PyBytes_CheckExact(value) || key_from_value(value, 0, &keys[i]) < 0 || key_hash_again(&keys[i]) < 0)
+                return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "set_values: a value is no bytes");
+            long at = (long)key_slot(&keys[i]) - first;
+            PyObject *map = at < 0 || at >= PyList_GET_SIZE(args[0]) ? NULL : PyList_GET_ITEM(args[0], at);
+            if (map == NULL || !PyObject_TypeCheck(map, &HotMap_Type))
+                return PyErr_Format(PyExc_ValueError, "set_values: a value of another slot");
+            maps[i] = (HotMap *)map;
+            __builtin_prefetch(hot_map_bucket(maps[i], keys[i].hash), 1);
         }
-        if (key_from_object(PyTuple_GET_ITEM(item, 1), &key) < 0)
+        for (int i = 0; i < size; i++)
+            hot_map_prefetch(maps[i], keys[i].hash, 1);
+        for (int i = 0; i < size; i++)
+            if (hot_map_set(maps[i], &keys[i], PyList_GET_ITEM(args[2], start + i)) < 0)
+                return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *scatter(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
+{
+    if (n_args != 3 || !PyList_CheckExact(args[1]) || !PyList_CheckExact(args[2]) ||
+        PyList_GET_SIZE(args[2]) != SLOTS) {
+        PyErr_SetString(PyExc_TypeError, "scatter takes a function, a list of records and a list a slot");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(args[1]); i++) {
+        PyObject *record = Py_NewRef(PyList_GET_ITEM(args[1], i));
+        PyObject *encoded = PyObject_CallOneArg(args[0], record);
+        Py_DECREF(record);
+        if (encoded == NULL)
             return NULL;
-        long at = (long)key_slot(&key) - first;
-        PyObject *map = at < 0 || at >= PyList_GET_SIZE(args[0]) ? NULL : PyList_GET_ITEM(args[0], at);
+        long slot = PyTuple_CheckExact(encoded) && PyTuple_GET_SIZE(encoded) == 3
+                        ? PyLong_AsLong(PyTuple_GET_ITEM(encoded, 0))
+                        : -1;
+        PyObject *values = slot < 0 || slot >= SLOTS ? NULL : PyList_GET_ITEM(args[2], slot);
         int failed = -1;
-        if (map == NULL || !PyObject_TypeCheck(map, &HotMap_Type) ||
-            (PyBytes_GET_SIZE(PyTuple_GET_ITEM(item, 2)) && !key_is_of(&key, PyTuple_GET_ITEM(item, 2))))
-            PyErr_SetString(PyExc_ValueError, "set_all: an item of another slot or key");
-        else
-            failed = hot_map_set((HotMap *)map, &key, PyTuple_GET_ITEM(item, 2));
-        key_clear(&key);
+        if (values != NULL && PyList_CheckExact(values))
+            failed = PyList_Append(values, PyTuple_GET_ITEM(encoded, 2));
+        else if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "scatter: an encoded record is (slot, hot key, value)");
+        Py_DECREF(encoded);
         if (failed < 0)
             return NULL;
     }
@@ -70,7 +102,8 @@ static PyObject *adopt_all(PyObject *Py_UNUSED(module), PyObject *const *args, P
 static PyMethodDef functions[] = {
     {"key_hash", key_hash, METH_O, NULL},
     {"slot_of", slot_of, METH_O, NULL},
-    {"set_all", (PyCFunction)(void (*)(void))set_all, METH_FASTCALL, NULL},
+    {"set_values", (PyCFunction)(void (*)(void))set_values, METH_FASTCALL, NULL},
+    {"scatter", (PyCFunction)(void (*)(void))scatter, METH_FASTCALL, NULL},
     {"adopt", (PyCFunction)(void (*)(void))adopt_all, METH_FASTCALL, NULL},
     {"merge", (PyCFunction)(void (*)(void))rows_merge, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
