@@ -1,8 +1,9 @@
 """What is written in C, in `native/`: the hot tier's maps, and the part of a table that needs no wait."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, Generic, Self, TypeVar, final
 
+from warpstore.ephemeral import EphemeralFields
 from warpstore.keys import HotKey
 from warpstore.record import Record
 from warpstore.table import TTL, Key
@@ -41,6 +42,22 @@ def scatter(
     Cost:
         Nothing is kept a record but its value: a list of the encoded tuples would wake the collector again and again.
     """
+
+def all_of(items: Iterable[Any], cls: type, /) -> None:
+    """Raise ``TypeError`` unless every item of a container is of exactly this class."""
+
+def pairs_of(mapping: dict[Any, Any], key_cls: type, value_cls: type, /) -> None:
+    """Raise ``TypeError`` unless all keys of a dict are of one class and all its values of another."""
+
+def as_f4(number: float, /) -> float:
+    """Return a number rounded to 32 bits, ties to even.
+
+    Raises:
+        OverflowError: it is out of their range.
+    """
+
+def in_order(items: list[Any], name: str, /) -> bool:
+    """Return whether no item's attribute is less than that of the item before it."""
 
 def adopt(records: list[Any], record_type: type) -> None:
     """Give every record the class ``record_type``, as assigning ``__class__`` does, without the checks.
@@ -96,6 +113,18 @@ class Rows:
 
     def array(self) -> bytes:
         """Return merged rows as a MessagePack array of their values."""
+
+@final
+class Copier:
+    """Copies records of one class, with the lists, dicts and sets in the named fields; their items are shared.
+
+    Raises:
+        TypeError: a field lies in no slot.
+        ValueError: there are more than 64 fields.
+    """
+
+    def __new__(cls, record_type: type, fields: tuple[str, ...]) -> Copier: ...
+    def __call__(self, record: Any, /) -> Any: ...
 
 class ChunkedIterator(Generic[_T]):
     """An asynchronous iterator over objects that come in lists.
@@ -158,8 +187,8 @@ class MemoryTable(Generic[_R]):
         copy: From a record to one that shares no mutable part with it, or None if there is no such way.
         decode_error: What ``parse`` raises for values that are not ordinary ones.
         n_known: How many records are kept decoded, rounded down to a power of two; 0 to 16,777,216.
-        gets_at_once: Whether a record is whole when its value is parsed; else every `get` is a ``_get``.
         puts_at_once: Whether a value is whole when its record is encoded; else every `put` is a ``_put``.
+        ephemeral: The ephemeral fields, or None if the records have none.
     """
 
     def __init__(
@@ -174,8 +203,8 @@ class MemoryTable(Generic[_R]):
         copy: Callable[[_R], _R] | None,
         decode_error: type[Exception],
         n_known: int,
-        gets_at_once: bool,
         puts_at_once: bool,
+        ephemeral: EphemeralFields | None,
     ) -> None: ...
 
     # The long ways, which the subclass has.

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from warpstore._native import all_of, as_f4, in_order, pairs_of
 from warpstore.errors import LimitError, ValidationError
 
 NESTING_MAX = 64
@@ -41,7 +42,10 @@ class Source:
         self.names: dict[str, Any] = {
             "Mismatch": Mismatch,
             "TooDeep": TooDeep,
-            "join": "".join,
+            "all_of": all_of,
+            "as_f4": as_f4,
+            "in_order": in_order,
+            "pairs_of": pairs_of,
         }
         self.functions: list[str] = []
         self._known: dict[tuple[str, int], str] = {}

@@ -21,7 +21,7 @@ from warpstore.annotations import Ephemeral
 from warpstore.checks import Source, indented
 from warpstore.errors import ValidationError
 from warpstore.explain import explain_value
-from warpstore.generated import EncodeWriter, compile_source, copy_text, route_text
+from warpstore.generated import EncodeWriter, compile_source, copier, route_text
 from warpstore.plan import FieldPlan, Plan
 from warpstore.projection import projector
 from warpstore.reading import bare_readers, reader
@@ -131,9 +131,7 @@ class Codec(Generic[R]):
         bare = bare_readers(plan, tag)
         self.parse = self.decode if bare is None else bare[0]
         self._parse_many = None if bare is None else bare[1]
-        copy_source = Source()
-        copied = copy_text(plan, copy_source)
-        self.copy = compile_source(copy_source, label, [copied], ["copy"])[0] if copied is not None else None
+        self.copy = copier(plan, label)
         self._read_key = _key_decoder(plan, tag)
         self._project = lru_cache(maxsize=PROJECTIONS_MAX)(partial(projector, plan, tag))
         self.ephemeral = tuple(EphemeralCodec(plan, plan.fields[name], encode) for name in plan.ephemeral_fields)

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from warpstore._native import slot_of
+from warpstore._native import Copier, slot_of
 from warpstore.annotations import Temporal
 from warpstore.checks import Mismatch, Source, fail, indented
 from warpstore.explain import (
@@ -34,6 +34,7 @@ from warpstore.plan import ComputedField, FieldPlan, Plan
 from warpstore.scalars import INT_MAX, INT_MIN, Float
 from warpstore.variants import Constrained
 
+COPIER_FIELDS_MAX = 64
 _numbers = itertools.count()
 
 
@@ -110,7 +111,7 @@ class EncodeWriter:
             if isinstance(field.tier, Temporal) and field.tier.time is not None:
                 v = self._local[field.name]
                 by_time = source.bind(operator.attrgetter(field.tier.time), "time")
-                lines.append(f"if len({v}) > 1: {v} = sorted({v}, key={by_time})")
+                lines.append(f"if not in_order({v}, {field.tier.time!r}): {v} = sorted({v}, key={by_time})")
         return lines
 
     def _check(self, field: FieldPlan) -> list[str]:
@@ -128,7 +129,7 @@ class EncodeWriter:
             v, name = self._local[field.name], field.name
             series = isinstance(field.tier, Temporal) and field.tier.time is not None
             if series or (field.column is not None and field.column.rounds):
-                lines.append(f"if {v} != r.{name}: {self._set(name, v)}")
+                lines.append(f"if {v} {'is not' if series else '!='} r.{name}: {self._set(name, v)}")
         return lines
 
     def _set(self, name: str, v: str) -> str:
@@ -185,19 +186,23 @@ def route_text(plan: Plan[Any], source: Source) -> list[str]:
     return ["\n".join(["def route(key):", *indented(one)]), "\n".join(["def routes(keys):", *indented(several)])]
 
 
-def copy_text(plan: Plan[Any], source: Source) -> str | None:
-    """Return the text of ``copy``, or None if a field has no quick isolated copy."""
+def copier(plan: Plan[Any], label: str) -> Callable[[Any], Any] | None:
+    """Return ``copy``, or None if a field has no quick isolated copy."""
+    source = Source()
     names = {name for base in plan.record_type.__mro__[:-3] for name in vars(base)}
     copies = {name: field.kind.copy(f"c.{name}", source) for name, field in plan.fields.items()}
     if None in copies.values() or "__copy__" in names:
         return None
+    changed = {name: copied for name, copied in copies.items() if copied != f"c.{name}"}
+    if len(changed) <= COPIER_FIELDS_MAX and all(copied == f"c.{name}.copy()" for name, copied in changed.items()):
+        return Copier(plan.record_type, tuple(changed))
     force = bool(plan.record_type.__struct_config__.frozen)
     source.names["force_setattr"] = msgspec.structs.force_setattr
     lines = ["c = r.__copy__()"]
-    for name, copied in copies.items():
-        if copied != f"c.{name}":
-            lines.append(f"force_setattr(c, {name!r}, {copied})" if force else f"c.{name} = {copied}")
-    return "\n".join(["def copy(r):", *indented([*lines, "return c"])])
+    for name, copied in changed.items():
+        lines.append(f"force_setattr(c, {name!r}, {copied})" if force else f"c.{name} = {copied}")
+    text = "\n".join(["def copy(r):", *indented([*lines, "return c"])])
+    return compile_source(source, label, [text], ["copy"])[0]
 
 
 def as_float(value: Any) -> float:

@@ -70,6 +70,8 @@ class ColumnKind(Kind):
             return [f"{v} = {rounded if tuples else f'[*{rounded}]'}"] if self.rounds else [f"{pack}(*{v})"]
         if self.code == "f8":
             return []
+        if self.code == "f4":
+            return [f"{v} = as_f4({v})"]
         if self.code[0] == "f":
             return [f"{v} = {unpack}({pack}({v}))[0]"]
         low, high = _range(self.code)

@@ -27,12 +27,13 @@ class Scalar(Kind):
         self.name = self.expected = name or cls.__name__
 
     def guard(self, v: str, source: Source) -> str:
-        return f"type({v}) is {self._type(source)}"
+        return f"type({v}) is {self.class_name(source)}"
 
     def reject(self, v: str, source: Source) -> str:
-        return f"type({v}) is not {self._type(source)}"
+        return f"type({v}) is not {self.class_name(source)}"
 
-    def _type(self, source: Source) -> str:
+    def class_name(self, source: Source) -> str:
+        """Return the name under which generated code finds the class."""
         builtin = self.cls in (bool, int, float, str, bytes)
         return self.cls.__name__ if builtin else source.bind(self.cls, self.cls.__name__)
 

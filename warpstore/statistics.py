@@ -129,7 +129,7 @@ def _table(context: StoreContext, name: str, table: Table[Any] | None) -> TableS
         n_resident=sum(tier.n_resident() for tier in tiers),
         n_checkpointed=sum(tier.cold.n_records for tier in tiers if tier.cold is not None),
         checkpointed_bytes=sum(tier.cold.n_bytes for tier in tiers if tier.cold is not None),
-        n_ephemeral=0 if table is None else sum(map(len, table._ephemeral)),
+        n_ephemeral=0 if table is None else len(table._ephemeral),
         columns=None if gpu is None else gpu.statistics(),
         columns_backend=None if gpu is None else "numpy",
     )

@@ -25,7 +25,7 @@ from xxhash import xxh3_128_intdigest
 from warpstore._native import LONG_WAY, PAUSE, MemoryTable, scatter
 from warpstore.codec import Codec
 from warpstore.column import Column
-from warpstore.ephemeral import EphemeralField, encode_all, set_all
+from warpstore.ephemeral import EphemeralFields
 from warpstore.errors import (
     KeyExistsError,
     KeyNotFoundError,
@@ -107,14 +107,13 @@ class Table(MemoryTable[R], Generic[R]):
         self._decode = codec.decode
         self._route = codec.route
         self._decoders = decoders
-        self._ephemeral = [EphemeralField(field, context.clock, context.loop) for field in codec.ephemeral]
+        self._ephemeral = EphemeralFields(codec.ephemeral, context.clock, context.loop)
         self._ttl_s = plan.strategy.seconds("ttl")
-        has_ephemeral = bool(self._ephemeral)
         super().__init__(
             **codec.memory_table(),
             n_known=context.config.record_cache_entries,
-            gets_at_once=not has_ephemeral,
-            puts_at_once=self._ttl_s is None and not has_ephemeral,
+            puts_at_once=self._ttl_s is None,
+            ephemeral=self._ephemeral or None,
         )
         routes.attach(self)
         self._gpu: GpuTier | None = context.gpu_tier(codec, decoders) if plan.gpu_fields else None
@@ -126,7 +125,7 @@ class Table(MemoryTable[R], Generic[R]):
 
     async def _put(self, record: R, /, *, ttl: TTL | None = None, if_version: int | None = None) -> None:
         self._context.check()
-        fresh = encode_all(self._ephemeral, record)
+        fresh = self._ephemeral.encode(record)
         slot, key, value = self._encode(record)
         value = self._with_ttl(value, ttl)
         if if_version is not None:
@@ -135,7 +134,7 @@ class Table(MemoryTable[R], Generic[R]):
             await asyncio.sleep(0)
         elif outcome == LONG_WAY:
             await self._write((slot, key, value))
-        set_all(self._ephemeral, key, fresh)
+        self._ephemeral.set(key, fresh)
 
     async def _pause(self) -> None:
         await asyncio.sleep(0)
@@ -162,7 +161,7 @@ class Table(MemoryTable[R], Generic[R]):
             ValidationError, LimitError: as for `put`.
         """
         self._context.check()
-        fresh = encode_all(self._ephemeral, record)
+        fresh = self._ephemeral.encode(record)
         slot, key, value = self._encode(record)
         value = self._with_ttl(value, ttl)
         write = (self._access.tier(slot), slot, key, value, value)
@@ -175,7 +174,7 @@ class Table(MemoryTable[R], Generic[R]):
             done.set_result(None)
         else:
             raise OverloadedError(f"{shard.name}: writers wait for the disk")
-        set_all(self._ephemeral, key, fresh)
+        self._ephemeral.set(key, fresh)
         return done
 
     async def insert(self, record: R, *, ttl: TTL | None = None) -> None:
@@ -186,7 +185,7 @@ class Table(MemoryTable[R], Generic[R]):
             ValidationError, LimitError, OutcomeUnknownError, DiskFullError: as for `put`.
         """
         self._context.check()
-        fresh = encode_all(self._ephemeral, record)
+        fresh = self._ephemeral.encode(record)
         slot, key, value = self._encode(record)
         value = self._with_ttl(value, ttl)
 
@@ -196,7 +195,7 @@ class Table(MemoryTable[R], Generic[R]):
             return value, value
 
         await self._access.operate(slot, key, decide)
-        set_all(self._ephemeral, key, fresh)
+        self._ephemeral.set(key, fresh)
 
     async def update(self, key: Key, /, **changes: Any) -> None:
         """Set some fields of a stored record, atomically. Its deadline stays.
@@ -273,8 +272,7 @@ class Table(MemoryTable[R], Generic[R]):
             return (TOMBSTONE, tombstone(self._codec.tag, hot)) if current else None
 
         await self._access.operate(slot, hot, decide)
-        for field in self._ephemeral:
-            field.set(hot, None)
+        self._ephemeral.drop(hot)
         return existed
 
     # Many records in
@@ -301,7 +299,7 @@ class Table(MemoryTable[R], Generic[R]):
                 scatter(self._encode, chunk, by_slot)
             else:
                 for record in chunk:
-                    values = encode_all(self._ephemeral, record)
+                    values = self._ephemeral.encode(record)
                     slot, key, value = self._encode(record)
                     by_slot[slot].append(value)
                     fresh.append((key, values))
@@ -312,7 +310,7 @@ class Table(MemoryTable[R], Generic[R]):
             parts = [[with_deadline(value, deadline) for value in part] for part in parts]
         await self._access.write_batch(parts)
         for key, values in fresh:
-            set_all(self._ephemeral, key, values)
+            self._ephemeral.set(key, values)
         return n
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
@@ -331,17 +329,13 @@ class Table(MemoryTable[R], Generic[R]):
     # Records out
 
     async def _get(self, key: Key, /) -> R | None:
-        record = self._record(key) if self._ephemeral else None
-        if record is None:
-            self._context.check()
-            if self._spend(0):
-                await asyncio.sleep(0)
-            value = await self._access.load(*self._route(key))
-            record = self._live(value, self._now_ms())
-        if self._ephemeral and record is not None:
-            hot = self._route(key)[1]
-            for field in self._ephemeral:
-                field.fill(hot, record)
+        self._context.check()
+        if self._spend(0):
+            await asyncio.sleep(0)
+        slot, hot = self._route(key)
+        record = self._live(await self._access.load(slot, hot), self._now_ms())
+        if record is not None:
+            self._ephemeral.fill(hot, record)
         return record
 
     async def get_with_version(self, key: Key) -> tuple[R | None, int]:
@@ -356,8 +350,7 @@ class Table(MemoryTable[R], Generic[R]):
         if not self._is_live(value):
             return None, 0
         record = self._decoded(value[DEADLINE_BYTES:] if has_deadline(value) else value)
-        for field in self._ephemeral:
-            field.fill(hot, record)
+        self._ephemeral.fill(hot, record)
         return record, xxh3_128_intdigest(value)
 
     async def get_many(self, keys: Iterable[Key], *, fields: Sequence[str] | None = None) -> list[R | None]:
@@ -378,7 +371,7 @@ class Table(MemoryTable[R], Generic[R]):
         if type(keys) in (str, bytes):
             self._codec.routes(keys)  # refuses them
         wanted = list(keys)
-        filled = self._ephemeral if fields is None else [f for f in self._ephemeral if f.name in fields]
+        filled = self._ephemeral.named(self._codec.plan.fields if fields is None else fields)
         found: list[R | None] = []
         for start in range(0, len(wanted), _CHUNK):
             part = wanted[start : start + _CHUNK]
@@ -431,7 +424,7 @@ class Table(MemoryTable[R], Generic[R]):
         Raises:
             ValidationError: a bound has the wrong type, or contradicts ``prefix``.
         """
-        filled = self._ephemeral if fields is None else [f for f in self._ephemeral if f.name in fields]
+        filled = self._ephemeral.named(self._codec.plan.fields if fields is None else fields)
         key_of = attrgetter(self._codec.plan.key_field)
 
         def fill(record: R) -> None:
@@ -561,11 +554,10 @@ class Table(MemoryTable[R], Generic[R]):
                 raise KeyNotFoundError(f"{self.name}: there is no record under {key!r}", key=key)
             deadline = deadline_of(current) if has_deadline(current) else None
             record = self._decoded(current if deadline is None else current[DEADLINE_BYTES:])
-            for field in self._ephemeral:
-                field.fill(hot, record)
+            self._ephemeral.fill(hot, record)
             change(record)
             if self._ephemeral:
-                fresh = encode_all(self._ephemeral, record)
+                fresh = self._ephemeral.encode(record)
             _, changed_key, value = encode(record)
             if changed_key != hot:
                 self._refuse_new_key()
@@ -575,7 +567,7 @@ class Table(MemoryTable[R], Generic[R]):
 
         await self._access.operate(slot, hot, decide)
         if self._ephemeral:
-            set_all(self._ephemeral, hot, fresh)
+            self._ephemeral.set(hot, fresh)
 
     def _refuse_new_key(self) -> NoReturn:
         name = self._codec.plan.key_field
@@ -594,5 +586,4 @@ class Table(MemoryTable[R], Generic[R]):
         return decide
 
     def _close(self) -> None:
-        for field in self._ephemeral:
-            field.close()
+        self._ephemeral.close()

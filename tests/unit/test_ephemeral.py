@@ -9,7 +9,7 @@ import pytest
 
 import warpstore as ws
 from tests.support.worlds import MODES, FakeClock, World, collected, world_in
-from warpstore.ephemeral import EphemeralField, encode_all, set_all
+from warpstore.ephemeral import EphemeralField, EphemeralFields
 from warpstore.record import plan_of
 
 SECRET = "SECRET-SESSION-VALUE"
@@ -171,12 +171,12 @@ def test_what_has_ended_is_swept_in_slices_and_the_sweep_ends_with_the_last() ->
 
 def test_values_equal_to_the_default_take_no_room() -> None:
     codec = plan_of(Visit).bind(1)
-    fields = [EphemeralField(c, FakeClock(), asyncio.new_event_loop()) for c in codec.ephemeral[1:]]
-    set_all(fields, "a", encode_all(fields, Visit(id="a", until_restart="x")))
-    set_all(fields, "b", encode_all(fields, Visit(id="b")))
-    assert [len(field) for field in fields] == [1]
+    loop = asyncio.new_event_loop()
+    fields = EphemeralFields(codec.ephemeral[1:], FakeClock(), loop)
+    fields.set("a", fields.encode(Visit(id="a", until_restart="x")))
+    fields.set("b", fields.encode(Visit(id="b")))
+    assert len(fields) == 1
     visit = Visit(id="a")
-    fields[0].fill("a", visit)
+    fields.fill("a", visit)
     assert visit.until_restart == "x"
-    for field in fields:
-        field._loop.close()
+    loop.close()

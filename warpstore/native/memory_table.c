@@ -45,8 +45,8 @@ typedef struct {
     uint64_t known_mask;
     unsigned long thread;
     int reads_left;
-    char gets_at_once; /* a record is whole when its value is parsed */
     char puts_at_once; /* a value is whole when its record is encoded */
+    PyObject *encode_ephemeral, *set_ephemeral, *fill_ephemeral; /* NULL: the records have no ephemeral fields */
     Slot slots[SLOTS];
 } MemoryTable;
 
@@ -338,15 +338,35 @@ static PyObject *write_now(MemoryTable *self, PyObject *encoded)
     return outcome < 0 ? NULL : PyLong_FromLong(outcome);
 }
 
+/* Call a function of the hot key and another object. Return 0, or -1 with an error. */
+static int call_with_key(PyObject *function, PyObject *key, PyObject *other)
+{
+    PyObject *args[] = {key, other};
+    PyObject *returned = PyObject_Vectorcall(function, args, 2, NULL);
+    Py_XDECREF(returned);
+    return returned == NULL ? -1 : 0;
+}
+
+static int fill_ephemeral(MemoryTable *self, PyObject *key, PyObject *found)
+{
+    if (self->key_bytes == NULL)
+        return call_with_key(self->fill_ephemeral, key, found);
+    PyObject *hot = PyObject_GetAttr(key, self->key_bytes);
+    int failed = hot == NULL ? -1 : call_with_key(self->fill_ephemeral, hot, found);
+    Py_XDECREF(hot);
+    return failed;
+}
+
 static PyObject *get(MemoryTable *self, PyObject *key)
 {
-    if (self->gets_at_once) {
-        PyObject *found = record(self, key);
-        if (found != Py_None)
-            return settled(found);
+    PyObject *found = record(self, key);
+    if (found == Py_None) {
         Py_DECREF(found);
+        return PyObject_CallMethodOneArg((PyObject *)self, name_get, key);
     }
-    return PyObject_CallMethodOneArg((PyObject *)self, name_get, key);
+    if (found != NULL && self->fill_ephemeral != NULL && fill_ephemeral(self, key, found) < 0)
+        Py_CLEAR(found);
+    return settled(found);
 }
 
 static PyObject *put(MemoryTable *self, PyObject *const *args, Py_ssize_t n_args, PyObject *names)
@@ -361,20 +381,29 @@ static PyObject *put(MemoryTable *self, PyObject *const *args, Py_ssize_t n_args
         memcpy(all + 1, args, n * sizeof *args);
         return PyObject_VectorcallMethod(name_put, all, (size_t)n_args + 1, names);
     }
-    PyObject *encoded = PyObject_CallOneArg(self->encode, args[0]);
-    if (encoded == NULL)
-        return settled(NULL);
-    int outcome = take(self, encoded);
-    PyObject *call;
+    PyObject *ephemeral = NULL, *encoded = NULL, *call;
+    int outcome = -1;
+    if (self->encode_ephemeral != NULL)
+        ephemeral = PyObject_CallOneArg(self->encode_ephemeral, args[0]);
+    if (self->encode_ephemeral == NULL || ephemeral != NULL)
+        encoded = PyObject_CallOneArg(self->encode, args[0]);
+    if (encoded != NULL)
+        outcome = take(self, encoded);
+    if (ephemeral != NULL && (outcome == DONE || outcome == PAUSE) &&
+        call_with_key(self->set_ephemeral, PyTuple_GET_ITEM(encoded, 1), ephemeral) < 0)
+        outcome = -1;
     if (outcome == DONE)
         call = settled(Py_NewRef(Py_None));
     else if (outcome == PAUSE)
         call = PyObject_CallMethodNoArgs((PyObject *)self, name_pause);
+    else if (outcome == LONG_WAY && ephemeral != NULL)
+        call = PyObject_CallMethodOneArg((PyObject *)self, name_put, args[0]);
     else if (outcome == LONG_WAY)
         call = PyObject_CallMethodOneArg((PyObject *)self, name_write, encoded);
     else
         call = settled(NULL);
-    Py_DECREF(encoded);
+    Py_XDECREF(ephemeral);
+    Py_XDECREF(encoded);
     return call;
 }
 
@@ -429,13 +458,13 @@ static PyObject *none_as_null(PyObject *object)
 static int init(MemoryTable *self, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"key_type", "key_bytes", "record_type", "encode", "parse", "parse_many", "copy",
-                            "decode_error", "n_known", "gets_at_once", "puts_at_once", NULL};
-    PyObject *key_type, *key_bytes, *record_type, *encode, *parse, *parse_many, *copy, *decode_error;
-    int gets_at_once, puts_at_once;
+                            "decode_error", "n_known", "puts_at_once", "ephemeral", NULL};
+    PyObject *key_type, *key_bytes, *record_type, *encode, *parse, *parse_many, *copy, *decode_error, *ephemeral;
+    int puts_at_once;
     Py_ssize_t n_known;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$O!OO!OOOOOnpp:MemoryTable", names, &PyType_Type, &key_type,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$O!OO!OOOOOnpO:MemoryTable", names, &PyType_Type, &key_type,
                                      &key_bytes, &PyType_Type, &record_type, &encode, &parse, &parse_many, &copy,
-                                     &decode_error, &n_known, &gets_at_once, &puts_at_once))
+                                     &decode_error, &n_known, &puts_at_once, &ephemeral))
         return -1;
     if (n_known < 0 || n_known > 1 << 24) {
         PyErr_SetString(PyExc_ValueError, "n_known: 0 to 16,777,216");
@@ -453,10 +482,16 @@ static int init(MemoryTable *self, PyObject *args, PyObject *keywords)
     self->parse_many = none_as_null(parse_many);
     self->copy = none_as_null(copy);
     self->decode_error = Py_NewRef(decode_error);
-    self->gets_at_once = (char)gets_at_once;
     self->puts_at_once = (char)puts_at_once;
     self->thread = PyThread_get_thread_ident();
     self->reads_left = YIELD_READS;
+    if (ephemeral != Py_None) {
+        self->encode_ephemeral = PyObject_GetAttrString(ephemeral, "encode");
+        self->set_ephemeral = PyObject_GetAttrString(ephemeral, "set");
+        self->fill_ephemeral = PyObject_GetAttrString(ephemeral, "fill");
+        if (self->encode_ephemeral == NULL || self->set_ephemeral == NULL || self->fill_ephemeral == NULL)
+            return -1;
+    }
     if (n_known > 0 && self->copy != NULL) {
         uint64_t size = 1;
         while (2 * size <= (uint64_t)n_known)
@@ -480,6 +515,9 @@ static int traverse(MemoryTable *self, visitproc visit, void *arg)
     Py_VISIT(self->copy);
     Py_VISIT(self->decode_error);
     Py_VISIT(self->encode);
+    Py_VISIT(self->encode_ephemeral);
+    Py_VISIT(self->set_ephemeral);
+    Py_VISIT(self->fill_ephemeral);
     for (int i = 0; i < SLOTS; i++) {
         Py_VISIT(self->slots[i].maps);
         Py_VISIT(self->slots[i].pending);
@@ -500,6 +538,9 @@ static int clear(MemoryTable *self)
     Py_CLEAR(self->copy);
     Py_CLEAR(self->decode_error);
     Py_CLEAR(self->encode);
+    Py_CLEAR(self->encode_ephemeral);
+    Py_CLEAR(self->set_ephemeral);
+    Py_CLEAR(self->fill_ephemeral);
     Py_XDECREF(close_slots(self, NULL));
     return 0;
 }

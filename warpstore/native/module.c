@@ -1,6 +1,8 @@
 /* The extension module: the hot tier's maps, the part of a table that needs no wait, and the hash of a key. */
 
+#include "checks.h"
 #include "chunked.h"
+#include "copier.h"
 #include "hot_map.h"
 #include "memory_table.h"
 #include "rows.h"
@@ -105,6 +107,10 @@ static PyMethodDef functions[] = {
     {"set_values", (PyCFunction)(void (*)(void))set_values, METH_FASTCALL, NULL},
     {"scatter", (PyCFunction)(void (*)(void))scatter, METH_FASTCALL, NULL},
     {"adopt", (PyCFunction)(void (*)(void))adopt_all, METH_FASTCALL, NULL},
+    {"all_of", (PyCFunction)(void (*)(void))checks_all_of, METH_FASTCALL, NULL},
+    {"pairs_of", (PyCFunction)(void (*)(void))checks_pairs_of, METH_FASTCALL, NULL},
+    {"as_f4", checks_as_f4, METH_O, NULL},
+    {"in_order", (PyCFunction)(void (*)(void))checks_in_order, METH_FASTCALL, NULL},
     {"merge", (PyCFunction)(void (*)(void))rows_merge, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -120,12 +126,13 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__native(void)
 {
     if (hot_map_ready() < 0 || memory_table_ready() < 0 || settled_ready() < 0 || rows_ready() < 0 ||
-        chunked_ready() < 0)
+        chunked_ready() < 0 || copier_ready() < 0)
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (module != NULL &&
         (PyModule_AddType(module, &HotMap_Type) < 0 || PyModule_AddType(module, &MemoryTable_Type) < 0 ||
          PyModule_AddType(module, &Rows_Type) < 0 || PyModule_AddType(module, &ChunkedIterator_Type) < 0 ||
+         PyModule_AddType(module, &Copier_Type) < 0 ||
          PyModule_AddIntMacro(module, DONE) < 0 || PyModule_AddIntMacro(module, PAUSE) < 0 ||
          PyModule_AddIntMacro(module, LONG_WAY) < 0))
         Py_CLEAR(module);
