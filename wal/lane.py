@@ -319,9 +319,10 @@ class Lane:
         if self._held:
             self._turn()
             return
-        if self._ready or self._cuts:
-            self._schedule()
-        elif self._sync is None and self._mark_timer is None and self._active.end != self._marked:
+        idle = not (self._ready or self._cuts)
+        if not idle or self._sync is None:
+            self._schedule()  # in fsync mode in any case: the writers just woken run before it, and join this turn
+        if idle and self._sync is None and self._mark_timer is None and self._active.end != self._marked:
             self._mark_timer = self._loop.call_later(self.config.mark_delay_s, self._mark_due, self._active.end)
         self._wake_idle()
 

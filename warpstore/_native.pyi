@@ -1,9 +1,11 @@
 """What is written in C, in `native/`: the hot tier's maps, and the part of a table that needs no wait."""
 
+from asyncio import Future
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, Generic, Self, TypeVar, final
 
 from warpstore.ephemeral import EphemeralFields
+from warpstore.hot_tier import HotTier
 from warpstore.keys import HotKey
 from warpstore.record import Record
 from warpstore.table import TTL, Key
@@ -286,6 +288,8 @@ class MemoryTable(Generic[_R]):
         maps: tuple[HotMap, ...] | None,
         pending: list[bytes] | None,
         ask: Callable[[], None],
+        post: Callable[[Any, int], Future[None]] | None,
+        tier: HotTier,
         /,
     ) -> None:
         """Open or close a slot.
@@ -295,6 +299,8 @@ class MemoryTable(Generic[_R]):
             maps: What reads look into, newest first; the first one takes writes. None: reads are closed.
             pending: Takes the payloads of relaxed writes. None: writes are closed.
             ask: Called before the first payload is put into ``pending``.
+            post: Takes durable writes and their sizes, and returns the future of their group. None: they are closed.
+            tier: The hot tier that they are for.
         """
 
     def _close_slots(self) -> None:

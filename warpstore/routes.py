@@ -1,21 +1,17 @@
 """The ways from a table's calls into the shards, by slot.
 
-A slot or a post is closed where a call may not be served at once (the shard is restarting, writers must wait, the
+A slot of the table is closed where a call may not be served at once (the shard is restarting, writers must wait, the
 store is closed); the call then goes through the shard, which knows why.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from warpstore._native import MemoryTable
 from warpstore.hot_tier import HotTier
 from warpstore.keys import SLOTS
 from warpstore.shard import Shard
-
-Post = Callable[[Any, int], "asyncio.Future[None]"]
 
 
 class TableRoutes:
@@ -25,15 +21,13 @@ class TableRoutes:
         memory: The table itself, or None while it has no class.
         shards: Per slot, the shard, or None before it was started.
         tiers: Per slot, the hot tier.
-        posts: Per slot, the post of the shard's mailbox where writes are durable, or None.
     """
 
-    __slots__ = ("memory", "posts", "shards", "table", "tiers")
+    __slots__ = ("memory", "shards", "table", "tiers")
 
     def __init__(self, table: int) -> None:
         self.table = table
         self.memory: MemoryTable[Any] | None = None
-        self.posts: list[Post | None] = [None] * SLOTS
         self.shards: list[Shard | None] = [None] * SLOTS
         self.tiers: list[HotTier | None] = [None] * SLOTS
 
@@ -49,14 +43,13 @@ class TableRoutes:
         for i, slot in enumerate(shard.slots):
             self.shards[slot] = shard
             self.tiers[slot] = tier
-            self.posts[slot] = shard.mailbox.post if shard.durable and shard.is_alive else None
             if self.memory is not None:
                 maps = (tier.young.maps[i], *(generation.maps[i] for generation in tier.frozen), tier.clean[i])
                 pending = shard.pending if shard.is_open else None
-                self.memory._set_slot(slot, maps if shard.is_alive else None, pending, shard.ask)
+                post = shard.mailbox.post if shard.durable and shard.is_alive else None
+                self.memory._set_slot(slot, maps if shard.is_alive else None, pending, shard.ask, post, tier)
 
     def close(self) -> None:
         """Close every quick way."""
-        self.posts[:] = [None] * SLOTS
         if self.memory is not None:
             self.memory._close_slots()

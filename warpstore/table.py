@@ -83,9 +83,7 @@ class Table(MemoryTable[R], Generic[R]):
         "_ephemeral",
         "_gpu",
         "_loop",
-        "_posts",
         "_route",
-        "_tiers",
         "_ttl_s",
         "name",
         "record_type",
@@ -101,8 +99,6 @@ class Table(MemoryTable[R], Generic[R]):
         self._loop = context.loop
         self._codec = codec
         self._access = TableAccess(context, routes, plan.table)
-        self._posts = routes.posts
-        self._tiers = routes.tiers
         self._encode = codec.encode
         self._decode = codec.decode
         self._route = codec.route
@@ -141,16 +137,6 @@ class Table(MemoryTable[R], Generic[R]):
 
     async def _write(self, encoded: tuple[int, HotKey, bytes]) -> None:
         slot, key, value = encoded
-        post = self._posts[slot]
-        if post is not None and self._context.read_only is None:
-            self._context.check()
-            try:
-                done = post((self._tiers[slot], slot, key, value, value), len(value))
-            except OverloadedError:
-                pass  # the long way waits for room
-            else:
-                await done
-                return
         await self._access.write((self._access.tier(slot), slot, key, value, value))
 
     def put_nowait(self, record: R, *, ttl: TTL | None = None) -> asyncio.Future[None]:

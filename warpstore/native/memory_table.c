@@ -23,6 +23,8 @@ typedef struct {
     PyObject *maps;    /* tuple of HotMap, newest first; NULL: reads go the long way */
     PyObject *pending; /* list of payloads; NULL: writes go the long way */
     PyObject *ask;     /* called before the first payload of a group */
+    PyObject *post;    /* takes durable writes, and returns the future of their group; NULL: they go the long way */
+    PyObject *tier;    /* the hot tier that they are for */
 } Slot;
 
 typedef struct {
@@ -332,6 +334,26 @@ static int take(MemoryTable *self, PyObject *encoded)
     return outcome;
 }
 
+/* Post a durable write. Return a call that waits for its group; NULL, without an error, if it has to go the long way. */
+static PyObject *posted(MemoryTable *self, PyObject *encoded)
+{
+    PyObject *number = PyTuple_GET_ITEM(encoded, 0), *value = PyTuple_GET_ITEM(encoded, 2);
+    long i = PyLong_AsLong(number);
+    if (PyThread_get_thread_ident() != self->thread || i < 0 || i >= SLOTS || self->slots[i].post == NULL)
+        return NULL;
+    PyObject *post = Py_NewRef(self->slots[i].post);
+    PyObject *message = PyTuple_Pack(5, self->slots[i].tier, number, PyTuple_GET_ITEM(encoded, 1), value, value);
+    PyObject *size = message == NULL ? NULL : PyLong_FromSsize_t(PyBytes_GET_SIZE(value));
+    PyObject *args[] = {message, size};
+    PyObject *future = size == NULL ? NULL : PyObject_Vectorcall(post, args, 2, NULL);
+    Py_XDECREF(message);
+    Py_XDECREF(size);
+    Py_DECREF(post);
+    PyObject *call = future == NULL ? NULL : waiting(future);
+    PyErr_Clear(); /* there is no room, or no actor: the long way waits, or says so */
+    return call;
+}
+
 static PyObject *write_now(MemoryTable *self, PyObject *encoded)
 {
     int outcome = take(self, encoded);
@@ -398,9 +420,9 @@ static PyObject *put(MemoryTable *self, PyObject *const *args, Py_ssize_t n_args
         call = PyObject_CallMethodNoArgs((PyObject *)self, name_pause);
     else if (outcome == LONG_WAY && ephemeral != NULL)
         call = PyObject_CallMethodOneArg((PyObject *)self, name_put, args[0]);
-    else if (outcome == LONG_WAY)
+    else if (outcome == LONG_WAY && (call = posted(self, encoded)) == NULL)
         call = PyObject_CallMethodOneArg((PyObject *)self, name_write, encoded);
-    else
+    else if (outcome < 0)
         call = settled(NULL);
     Py_XDECREF(ephemeral);
     Py_XDECREF(encoded);
@@ -421,7 +443,7 @@ static PyObject *spend(MemoryTable *self, PyObject *n)
 
 static PyObject *set_slot(MemoryTable *self, PyObject *const *args, Py_ssize_t n_args)
 {
-    long i = n_args == 4 ? PyLong_AsLong(args[0]) : -1;
+    long i = n_args == 6 ? PyLong_AsLong(args[0]) : -1;
     if (PyErr_Occurred())
         return NULL;
     int valid = i >= 0 && i < SLOTS && (args[1] == Py_None || PyTuple_CheckExact(args[1])) &&
@@ -429,13 +451,15 @@ static PyObject *set_slot(MemoryTable *self, PyObject *const *args, Py_ssize_t n
     for (Py_ssize_t m = 0; valid && args[1] != Py_None && m < PyTuple_GET_SIZE(args[1]); m++)
         valid = PyObject_TypeCheck(PyTuple_GET_ITEM(args[1], m), &HotMap_Type);
     if (!valid || (args[1] != Py_None && PyTuple_GET_SIZE(args[1]) == 0)) {
-        PyErr_SetString(PyExc_TypeError, "set_slot takes a slot, a tuple of HotMap, a list and a function, or None");
+        PyErr_SetString(PyExc_TypeError, "_set_slot takes a slot, a tuple of HotMap, a list, two functions and a tier");
         return NULL;
     }
     Slot *slot = &self->slots[i];
     Py_XSETREF(slot->maps, args[1] == Py_None ? NULL : Py_NewRef(args[1]));
     Py_XSETREF(slot->pending, args[2] == Py_None ? NULL : Py_NewRef(args[2]));
     Py_XSETREF(slot->ask, Py_NewRef(args[3]));
+    Py_XSETREF(slot->post, args[4] == Py_None ? NULL : Py_NewRef(args[4]));
+    Py_XSETREF(slot->tier, Py_NewRef(args[5]));
     Py_RETURN_NONE;
 }
 
@@ -445,6 +469,8 @@ static PyObject *close_slots(MemoryTable *self, PyObject *Py_UNUSED(ignored))
         Py_CLEAR(self->slots[i].maps);
         Py_CLEAR(self->slots[i].pending);
         Py_CLEAR(self->slots[i].ask);
+        Py_CLEAR(self->slots[i].post);
+        Py_CLEAR(self->slots[i].tier);
     }
     forget_known(self);
     Py_RETURN_NONE;
@@ -522,6 +548,8 @@ static int traverse(MemoryTable *self, visitproc visit, void *arg)
         Py_VISIT(self->slots[i].maps);
         Py_VISIT(self->slots[i].pending);
         Py_VISIT(self->slots[i].ask);
+        Py_VISIT(self->slots[i].post);
+        Py_VISIT(self->slots[i].tier);
     }
     for (uint64_t i = 0; self->known != NULL && i <= self->known_mask; i++)
         Py_VISIT(self->known[i].record);

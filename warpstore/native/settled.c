@@ -9,6 +9,8 @@ typedef struct {
 
 static PyTypeObject Settled_Type;
 
+static PyObject *name_send, *name_throw, *name_close;
+
 static Settled *spare; /* the last one that was freed: most calls are awaited before the next is made */
 
 PyObject *settled(PyObject *result)
@@ -132,7 +134,115 @@ static PyTypeObject Settled_Type = {
     .tp_as_async = &as_async,
 };
 
+typedef struct {
+    PyObject_HEAD
+    PyObject *steps; /* the future's iterator */
+} Waiting;
+
+static PyTypeObject Waiting_Type;
+
+PyObject *waiting(PyObject *future)
+{
+    if (future == NULL)
+        return settled(NULL);
+    PyAsyncMethods *methods_of = Py_TYPE(future)->tp_as_async;
+    if (methods_of == NULL || methods_of->am_await == NULL) {
+        PyErr_Format(PyExc_TypeError, "%s is no future", Py_TYPE(future)->tp_name);
+        Py_DECREF(future);
+        return NULL;
+    }
+    PyObject *steps = methods_of->am_await(future);
+    Py_DECREF(future);
+    Waiting *self = steps == NULL ? NULL : PyObject_GC_New(Waiting, &Waiting_Type);
+    if (self == NULL) {
+        Py_XDECREF(steps);
+        return NULL;
+    }
+    self->steps = steps;
+    PyObject_GC_Track((PyObject *)self);
+    return (PyObject *)self;
+}
+
+static PySendResult waiting_send_slot(Waiting *self, PyObject *value, PyObject **result)
+{
+    return PyIter_Send(self->steps, value, result);
+}
+
+static PyObject *waiting_next(Waiting *self)
+{
+    return Py_TYPE(self->steps)->tp_iternext(self->steps);
+}
+
+static PyObject *waiting_send(Waiting *self, PyObject *value)
+{
+    return PyObject_CallMethodOneArg(self->steps, name_send, value);
+}
+
+static PyObject *waiting_throw(Waiting *self, PyObject *args)
+{
+    PyObject *throw = PyObject_GetAttr(self->steps, name_throw);
+    PyObject *returned = throw == NULL ? NULL : PyObject_CallObject(throw, args);
+    Py_XDECREF(throw);
+    return returned;
+}
+
+static PyObject *waiting_close(Waiting *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyObject_CallMethodNoArgs(self->steps, name_close);
+}
+
+static int waiting_traverse(Waiting *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->steps);
+    return 0;
+}
+
+static int waiting_clear(Waiting *self)
+{
+    Py_CLEAR(self->steps);
+    return 0;
+}
+
+static void waiting_dealloc(Waiting *self)
+{
+    PyObject_GC_UnTrack(self);
+    waiting_clear(self);
+    PyObject_GC_Del(self);
+}
+
+static PyMethodDef waiting_methods[] = {
+    {"send", (PyCFunction)waiting_send, METH_O, NULL},
+    {"throw", (PyCFunction)waiting_throw, METH_VARARGS, NULL},
+    {"close", (PyCFunction)waiting_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyAsyncMethods waiting_as_async = {
+    .am_await = PyObject_SelfIter,
+    .am_send = (sendfunc)waiting_send_slot,
+};
+
+static PyTypeObject Waiting_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "warpstore._native.Waiting",
+    .tp_doc = "A call that waits for a future.",
+    .tp_basicsize = sizeof(Waiting),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_dealloc = (destructor)waiting_dealloc,
+    .tp_traverse = (traverseproc)waiting_traverse,
+    .tp_clear = (inquiry)waiting_clear,
+    .tp_iter = PyObject_SelfIter,
+    .tp_iternext = (iternextfunc)waiting_next,
+    .tp_methods = waiting_methods,
+    .tp_as_async = &waiting_as_async,
+};
+
 int settled_ready(void)
 {
+    name_send = PyUnicode_InternFromString("send");
+    name_throw = PyUnicode_InternFromString("throw");
+    name_close = PyUnicode_InternFromString("close");
+    if (name_send == NULL || name_throw == NULL || name_close == NULL || PyType_Ready(&Waiting_Type) < 0)
+        return -1;
     return PyType_Ready(&Settled_Type);
 }
