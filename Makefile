@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 BIN    := $(VENV)/bin
-NATIVE := $(wildcard warpstore/native/*.[ch])
+NATIVE := $(wildcard wal/native/*.[ch] warpstore/native/*.[ch])
 CUDA   := $(wildcard gpu_kernels/cuda/*.cu)
 NVCC   := $(shell command -v nvcc 2>/dev/null)
 
@@ -45,7 +45,7 @@ layers: $(VENV)/.installed-dev
 # Compiles the C sources once more with every warning an error.
 native: $(VENV)/.installed-dev
 	$(CC) -fsyntax-only -O2 -std=c17 -Wall -Wextra -Wpedantic -Wshadow -Werror \
-	    -isystem $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))') warpstore/native/*.c
+	    -isystem $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))') $(filter %.c,$(NATIVE))
 
 # Compiles every kernel for an H200 (sm_90); nothing to do where there is no nvcc.
 cuda:
@@ -77,5 +77,5 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf .venv build dist warpstore/_native.*.so demo_data .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf .venv build dist */_native.*.so demo_data .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -14,25 +14,26 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+PACKAGES = ["wal", "warpstore"]
 FLAGS = ["-O3", "-DNDEBUG", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra"]
 
 
 class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Makes ``warpstore/_native`` from ``warpstore/native/*.c``."""
+    """Makes the extension module ``_native`` of a package from its folder ``native/``."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        package = Path(self.root) / "warpstore"
-        target = package / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
         headers = sysconfig.get_path("include")
         if not (Path(headers) / "Python.h").is_file():
             raise SystemExit(f"warpstore: {headers} has no Python.h; install Python's development headers")
         compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")
-        sources = [str(source) for source in sorted((package / "native").glob("*.c"))]
-        command = [*compiler, *FLAGS, f"-I{headers}", *sources, "-o", str(target)]
-        try:
-            subprocess.run(command, check=True)  # noqa: S603 - the compiler that Python itself was built with
-        except (OSError, subprocess.CalledProcessError) as e:
-            raise SystemExit(f"warpstore: the C sources could not be compiled, {e}; gcc or clang is needed") from e
-        build_data["artifacts"].append(f"/warpstore/{target.name}")
+        for package in PACKAGES:
+            name = f"{package}/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+            sources = map(str, sorted(Path(self.root, package, "native").glob("*.c")))
+            command = [*compiler, *FLAGS, f"-I{headers}", *sources, "-o", str(Path(self.root, name))]
+            try:
+                subprocess.run(command, check=True)  # noqa: S603 - the compiler that Python itself was built with
+            except (OSError, subprocess.CalledProcessError) as e:
+                raise SystemExit(f"warpstore: the C sources could not be compiled, {e}; gcc or clang is needed") from e
+            build_data["artifacts"].append(f"/{name}")
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

@@ -60,7 +60,7 @@ class File(Protocol):
 class DurableWriter(Protocol):
     """Makes one write at a time durable without blocking the loop."""
 
-    def write(self, file: File, buffers: Sequence[Buffer], offset: int, done: Callable[[OSError | None], None]) -> None:
+    def write(self, file: File, buffers: list[bytes], offset: int, done: Callable[[OSError | None], None]) -> None:
         """Start writing at a sector; call ``done`` on the loop when it is durable, or failed."""
 
     def close(self) -> None:

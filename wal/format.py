@@ -18,6 +18,8 @@ from itertools import accumulate, pairwise
 
 from google_crc32c import extend, value
 
+from wal._native import pack_checked
+
 SECTOR_BYTES = 512
 HEADER_BYTES = 4096
 MAGIC = b"WARPWAL1"
@@ -29,7 +31,7 @@ OFFSET_BITS = 32
 _HEADER = struct.Struct("<8sHHIIIQQQ16s")
 _CRC = struct.Struct("<I")
 _FRAME = struct.Struct("<IIIIBBHIQQ")
-_FRAME_CHECKED = struct.Struct("<IIBBHIQQ")
+_TAG_AND_CRC = struct.Struct("<II")
 _SEED = struct.Struct("<QQ")
 FRAME_HEADER_BYTES = _FRAME.size
 _TAG_MIX = 0x57A1_F3A5
@@ -182,23 +184,18 @@ def pack_frame(
     stream: int = 0,
     lsn: int = 0,
     durable: int = 0,
-    payloads: Sequence[bytes] = (),
+    payloads: list[bytes] | tuple[bytes, ...] = (),
 ) -> list[bytes]:
     """Return a frame for ``offset`` of the segment as buffers that together fill whole sectors.
 
     `frame_bytes` tells the size before, and refuses what is too large.
 
     Cost:
-        One table of lengths, one join and one CRC32C over the body, whatever the number of records.
+        One copy and one CRC32C over all of it, whatever the number of records.
     """
-    n = len(payloads)
-    lengths = struct.pack(f"<{n}I", *map(len, payloads))
-    body = b"".join(payloads)
-    checked = _FRAME_CHECKED.pack(len(lengths) + len(body), n, kind, 0, stream, 0, lsn, durable)
-    crc = extend(extend(extend(_seed(header, offset), checked), lengths), body)
-    head = header.tag.to_bytes(4, "little") + _CRC.pack(crc) + checked
-    padding = -(FRAME_HEADER_BYTES + len(lengths) + len(body)) % SECTOR_BYTES
-    return [head, lengths, body, _PADDING[:padding]]
+    checked = pack_checked(kind, stream, lsn, durable, payloads)
+    head = _TAG_AND_CRC.pack(header.tag, extend(_seed(header, offset), checked))
+    return [head, checked, _PADDING[: -(len(head) + len(checked)) % SECTOR_BYTES]]
 
 
 def frame_bytes(payloads: Sequence[bytes]) -> int:

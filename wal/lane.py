@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeGuard
 
 from wal.errors import LogClosedError, LogFullError, LogPoisonedError, WalError
@@ -241,7 +241,7 @@ class Lane:
         self.n_bytes += n_bytes
         self._write(buffers, n_bytes, lambda error: self._committed(written, n_bytes, error))
 
-    def _write(self, buffers: Sequence[bytes], n_bytes: int, done: _Done) -> None:
+    def _write(self, buffers: list[bytes], n_bytes: int, done: _Done) -> None:
         """Write at the end of the segment, and call ``done``: in fsync mode when it is durable."""
         file, offset = self._active.file, self._active.offset
         if self._sync is None:

@@ -46,7 +46,7 @@ class TableRoutes:
             if self.memory is not None:
                 maps = (tier.young.maps[i], *(generation.maps[i] for generation in tier.frozen), tier.clean[i])
                 pending = shard.pending if shard.is_open else None
-                post = shard.mailbox.post if shard.durable and shard.is_alive else None
+                post = shard.mailbox.post if shard.takes_posts else None
                 self.memory._set_slot(slot, maps if shard.is_alive else None, pending, shard.ask, post, tier)
 
     def close(self) -> None:

@@ -214,8 +214,13 @@ class Shard(Actor[Message, None]):
         self.is_open = False
         self._on_routes(self)
 
+    @property
+    def takes_posts(self) -> bool:
+        """Whether durable writes may be posted without a further look."""
+        return self.durable and self.is_alive and self._refusal is None
+
     def refuse_writers(self, error: Exception) -> None:
-        """Let no relaxed write in any more; those who wait in `room` get ``error``."""
+        """Let no write in by a short way any more; those who wait in `room` get ``error``."""
         self._refusal = error
         self._close_routes()
 
@@ -323,7 +328,7 @@ class Shard(Actor[Message, None]):
     def handle_batch(self, messages: list[Message | Call[Message, None]]) -> Awaitable[None] | None:
         writes: list[Write | Batch] = []
         group: list[bytes] = []
-        seen = _Seen()
+        seen: _Seen | None = None
         for message in messages:
             if type(message) is tuple:
                 writes.append(message)
@@ -332,6 +337,7 @@ class Shard(Actor[Message, None]):
                 writes.append(message)
                 group += message.values
             else:
+                seen = seen or _Seen()
                 self._decide(message, writes, group, seen)  # type: ignore[arg-type]
         if not writes:
             return None

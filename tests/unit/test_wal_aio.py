@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import os
 import random
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.support.faulty_files import FaultyFiles
-from wal.aio import _SYSCALLS, STAGING_BYTES_MIN, AioWriter, ThreadWriter
+from wal._native import Aio
+from wal.aio import AioWriter, ThreadWriter
 from wal.files import DurableWriter, File, OsFile, OsFileSystem
 
 W = TypeVar("W", bound=AioWriter | ThreadWriter)
@@ -44,6 +45,20 @@ async def write(writer: DurableWriter, file: File, buffers: list[bytes], offset:
     return await done
 
 
+class Reaped:
+    """An `Aio` whose writes end otherwise than they did."""
+
+    def __init__(self, aio: Aio, result: int) -> None:
+        self._aio = aio
+        self._result = result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._aio, name)
+
+    def reap(self) -> int | None:
+        return None if self._aio.reap() is None else self._result
+
+
 @both_writers
 async def test_what_was_written_is_in_the_file_when_it_is_done(writer_type: Writer, file: OsFile) -> None:
     writer = opened(writer_type)
@@ -58,7 +73,7 @@ async def test_what_was_written_is_in_the_file_when_it_is_done(writer_type: Writ
 @both_writers
 async def test_a_write_larger_than_the_staging_buffer_is_whole(writer_type: Writer, file: OsFile) -> None:
     writer = opened(writer_type)
-    data = os.urandom(STAGING_BYTES_MIN + 512)
+    data = os.urandom((1 << 20) + 512)
     assert await write(writer, file, [data], 1024) is None
     assert file.read(len(data), 1024) == data
     assert await write(writer, file, [bytes(512)], 0) is None
@@ -107,12 +122,6 @@ async def test_what_the_thread_has_written_is_durable() -> None:
     writer.close()
 
 
-async def test_the_kernel_is_asked_for_durable_writes() -> None:
-    writer = opened(AioWriter)
-    assert writer._iocb.rw_flags == os.RWF_DSYNC
-    writer.close()
-
-
 async def test_an_unaligned_write_goes_through_the_thread(file: OsFile) -> None:
     writer = opened(AioWriter)
     assert await write(writer, file, [b"0123456789"], 7) is None
@@ -144,35 +153,15 @@ async def test_a_file_that_is_no_file_of_the_system_is_written_by_the_thread() -
     writer.close()
 
 
-@pytest.mark.parametrize(
-    ("result", "number"), [(100, errno.EIO), (-errno.ENOSPC, errno.ENOSPC), (-errno.EIO, errno.EIO)]
-)
+@pytest.mark.parametrize(("result", "number"), [(-errno.ENOSPC, errno.ENOSPC), (-errno.EIO, errno.EIO)])
 async def test_a_completion_that_is_not_the_whole_write_is_a_failure(
     file: OsFile, monkeypatch: pytest.MonkeyPatch, result: int, number: int
 ) -> None:
     writer = opened(AioWriter)
-    real = writer._result
-    monkeypatch.setattr(writer, "_result", lambda: [real(), result][1])
+    writer._aio = Reaped(writer._aio, result)  # type: ignore[assignment]
     error = await write(writer, file, [bytes(512)])
     assert error is not None
     assert error.errno == number
-    writer.close()
-
-
-async def test_a_completion_that_cannot_be_read_is_a_failure(file: OsFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = opened(AioWriter)
-    syscall = writer._syscall
-
-    def fail(number: Any, *arguments: Any) -> int:
-        if number is not writer._n_getevents:
-            return int(syscall(number, *arguments))
-        ctypes.set_errno(errno.EIO)
-        return -1
-
-    monkeypatch.setattr(writer, "_syscall", fail)
-    error = await write(writer, file, [bytes(512)])
-    assert error is not None
-    assert error.errno == errno.EIO
     writer.close()
 
 
@@ -182,10 +171,38 @@ async def test_a_wake_up_without_a_completion_is_ignored() -> None:
     writer.close()
 
 
-async def test_a_kernel_without_the_interface_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_SYSCALLS, os.uname().machine, (100_000,) * 4)
-    with pytest.raises(OSError, match="not implemented"):
-        AioWriter(asyncio.get_running_loop())
+async def test_a_kernel_without_room_for_another_is_an_error_and_leaves_none_open() -> None:
+    opened(AioWriter).close()
+    before = os.listdir("/proc/self/fd")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            AioWriter(asyncio.get_running_loop())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+async def test_a_second_write_before_the_first_has_ended_is_refused(file: OsFile) -> None:
+    aio = Aio()
+    aio.submit(file.direct_fd(), [bytes(512)], 0)
+    with pytest.raises(RuntimeError, match="under way"):
+        aio.submit(file.direct_fd(), [bytes(512)], 512)
+    aio.close()
+    aio.close()
+    assert aio.fileno() == -1
+    assert aio.reap() is None
+    with pytest.raises(RuntimeError, match="closed"):
+        aio.submit(file.direct_fd(), [bytes(512)], 0)
+
+
+def test_what_is_no_bytes_is_refused(file: OsFile) -> None:
+    aio = Aio()
+    for arguments in ((1, [bytearray(512)], 0), (1, (bytes(512),), 0), (1, [bytes(512)])):
+        with pytest.raises(TypeError):
+            aio.submit(*arguments)  # type: ignore[arg-type]
+    aio.close()
 
 
 async def test_a_loop_that_watches_no_descriptors_is_an_error_and_leaves_none_open() -> None:

@@ -303,8 +303,8 @@ def test_a_forged_table_of_lengths_is_refused() -> None:
     log = Log()
     one = log.segment(1)
     seed = google_crc32c.value(struct.pack("<QQ", one.header.salt, one.end))
-    head, _, body, _ = pack_frame(one.header, one.offset, Kind.GROUP, lsn=1, payloads=[b"abc"])
-    forged = head[8:] + struct.pack("<I", 4) + body
+    head, checked, _ = pack_frame(one.header, one.offset, Kind.GROUP, lsn=1, payloads=[b"abc"])
+    forged = checked[:32] + struct.pack("<I", 4) + checked[36:]
     crc = google_crc32c.extend(seed, forged)
     one.data[one.offset : one.offset + 39] = head[:4] + struct.pack("<I", crc) + forged
     log.refused(1, HEADER_BYTES, "do not add up")
