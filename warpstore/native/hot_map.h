@@ -65,13 +65,9 @@ static inline uint64_t *hot_map_find(const HotMap *map, const Key *key)
     for (uint32_t number = (uint32_t)(key->hash >> 8);; number++) {
         uint64_t *bucket = map->words + (size_t)BUCKET * (number & map->mask);
         for (int i = 0; i < BUCKET; i++) {
-            if (bucket[i] >> TAG_SHIFT == key->hash >> TAG_SHIFT && (bucket[i] & POINTER_MASK)) {
-                const char *value = (const char *)hot_map_value(bucket[i]);
-                for (int line = 1; line < 7; line++)
-                    __builtin_prefetch(value + line * LINE_BYTES);
-                if (key_is_of(key, (PyObject *)value))
-                    return &bucket[i];
-            }
+            if (bucket[i] >> TAG_SHIFT == key->hash >> TAG_SHIFT && (bucket[i] & POINTER_MASK) &&
+                key_is_of(key, hot_map_value(bucket[i])))
+                return &bucket[i];
         }
         if (!(bucket[0] & OVERFLOWN))
             return NULL;

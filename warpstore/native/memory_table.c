@@ -130,6 +130,8 @@ static PyObject *record(MemoryTable *self, PyObject *object)
         Py_DECREF(kept);
         return copied;
     }
+    for (int line = 1; line < LINES_AHEAD; line++)
+        __builtin_prefetch((const char *)value + line * LINE_BYTES);
     Py_INCREF(value);
     PyObject *parsed = PyObject_CallOneArg(self->parse, value);
     if (parsed == NULL) {
