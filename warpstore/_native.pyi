@@ -128,6 +128,32 @@ class Copier:
     def __new__(cls, record_type: type, fields: tuple[str, ...]) -> Copier: ...
     def __call__(self, record: Any, /) -> Any: ...
 
+@final
+class Encoder:
+    """Checks and encodes records of a class with plain fields: scalars, and containers of scalars.
+
+    Args:
+        record_type: The class.
+        tag: What stands first in the array.
+        fields: Of each field in stored order, the key first: its name, its exact class, the exact class of the items
+            or keys in it, and that of a dict's values. For float an int is taken too.
+        encode: From a tuple to bytes.
+        slow: From a record to the same outcome, or to the error; called with what is not as declared.
+        bytes_max: Longer values go to ``slow``.
+    """
+
+    def __new__(
+        cls,
+        *,
+        record_type: type,
+        tag: int,
+        fields: tuple[tuple[str | type, ...], ...],
+        encode: Callable[[tuple[Any, ...]], bytes],
+        slow: Callable[[Any], tuple[int, HotKey, bytes]],
+        bytes_max: int,
+    ) -> Encoder: ...
+    def __call__(self, record: Any, /) -> tuple[int, HotKey, bytes]: ...
+
 class ChunkedIterator(Generic[_T]):
     """An asynchronous iterator over objects that come in lists.
 

@@ -21,7 +21,7 @@ from warpstore.annotations import Ephemeral
 from warpstore.checks import Source, indented
 from warpstore.errors import ValidationError
 from warpstore.explain import explain_value
-from warpstore.generated import EncodeWriter, compile_source, copier, route_text
+from warpstore.generated import EncodeWriter, compile_source, copier, plain_encoder, route_text
 from warpstore.plan import FieldPlan, Plan
 from warpstore.projection import projector
 from warpstore.reading import bare_readers, reader
@@ -127,6 +127,7 @@ class Codec(Generic[R]):
         names = ["encode", "encode_changed", "route", "routes"]
         label = f"{plan.record_type.__name__} codec"
         self.encode, self.encode_changed, self.route, self.routes = compile_source(source, label, texts, names)
+        self.encode = plain_encoder(plan, tag, encode, self.encode)
         self.decode = reader(plan, tag, plan.schema)
         bare = bare_readers(plan, tag)
         self.parse = self.decode if bare is None else bare[0]

@@ -18,9 +18,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from warpstore._native import Copier, slot_of
+from warpstore import containers
+from warpstore._native import Copier, Encoder, slot_of
 from warpstore.annotations import Temporal
-from warpstore.checks import Mismatch, Source, fail, indented
+from warpstore.checks import Kind, Mismatch, Source, fail, indented
 from warpstore.explain import (
     RECORD_BYTES_MAX,
     explain_key,
@@ -31,7 +32,7 @@ from warpstore.explain import (
     wrong_type,
 )
 from warpstore.plan import ComputedField, FieldPlan, Plan
-from warpstore.scalars import INT_MAX, INT_MIN, Float
+from warpstore.scalars import INT_MAX, INT_MIN, Float, Scalar
 from warpstore.variants import Constrained
 
 COPIER_FIELDS_MAX = 64
@@ -162,6 +163,41 @@ class EncodeWriter:
         if self._plan.key_kind == "uuid":
             values[0] = "k"
         return [f"b = enc(({self._tag}, {', '.join(values)}))"]
+
+
+def plain_encoder(
+    plan: Plan[Any], tag: int, encode: Callable[[Any], bytes], slow: Callable[[Any], Any]
+) -> Callable[[Any], Any]:
+    """Return an `Encoder` if all stored fields are plain, else ``slow``, the generated ``encode``."""
+    fields: list[tuple[str | type, ...]] = []
+    for name in plan.stored_fields:
+        field = plan.fields[name]
+        classes = _plain_classes(field.kind)
+        timed = isinstance(field.tier, Temporal) and field.tier.time is not None
+        if classes is None or timed or field.computed is not None or field.column is not None:
+            return slow
+        fields.append((name, *classes))
+    if plan.key_kind == "uuid":
+        return slow
+    return Encoder(
+        record_type=plan.record_type,
+        tag=tag,
+        fields=tuple(fields),
+        encode=encode,
+        slow=slow,
+        bytes_max=RECORD_BYTES_MAX,
+    )
+
+
+def _plain_classes(kind: Kind) -> tuple[type, ...] | None:
+    """Return the exact classes that a value of this kind consists of, or None if that does not describe it."""
+    if type(kind) in (Scalar, Float):
+        return (kind.cls,)  # type: ignore[attr-defined]
+    if isinstance(kind, containers.Sequence) and type(kind.item) is Scalar:
+        return (kind.cls, kind.item.cls)
+    if isinstance(kind, containers.Mapping) and type(kind.key) is Scalar and type(kind.value) is Scalar:
+        return (dict, kind.key.cls, kind.value.cls)
+    return None
 
 
 def route_text(plan: Plan[Any], source: Source) -> list[str]:

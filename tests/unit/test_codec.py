@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
+from warpstore._native import Encoder
 from warpstore.annotations import Computed, Disk, Ephemeral, Gpu, Key, Memory, Temporal, derived
 from warpstore.codec import Codec
 from warpstore.errors import LimitError, ValidationError
@@ -361,7 +362,9 @@ def test_annotated_with_memory_only_compiles_to_the_same_code() -> None:
     memory = declare(
         {"k": Annotated[str, Key(), Memory()], "n": Annotated[int, Memory()], "x": Annotated[list[str], Memory()]}
     )
-    codes = [plan_of(made).bind(1).encode.__code__ for made in (plain, memory)]
+    codecs = [plan_of(made).bind(1) for made in (plain, memory)]
+    assert {type(codec.encode) for codec in codecs} == {Encoder}
+    codes = [codec.encode_changed.__code__ for codec in codecs]
     assert codes[0].co_code == codes[1].co_code
 
 
