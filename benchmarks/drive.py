@@ -1,7 +1,8 @@
 """The timed loops, each twice line for line: called directly for a synchronous store, awaited for an asynchronous one.
 
 What a loop does besides the contestant's calls (a list comprehension, a branch per YCSB operation) is the same in both.
-Threads get the synchronous loop each. Nothing is checked here; the loops return the answers for the caller to check.
+Threads get the synchronous loop each. The loops return answers for the caller to check; inside, only that a YCSB read
+gave its key is checked.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from typing import Any
 
 from benchmarks.peers.peer import AsyncStore, Store, SyncStore
 
-Step = tuple[bool, str, Any]
-"""A YCSB operation: read or not, the key, the record to write (None: read-modify-write)."""
+Step = tuple[int, str, Any]
+"""A YCSB operation: `WRITE`, `READ` or `KEEP`, the key, the record to write (None: read-modify-write)."""
+
+WRITE, READ, KEEP = range(3)
+"""`KEEP` is a read whose answer is returned. A program does not collect records by the thousand as it reads them one by
+one; doing so would measure fresh memory instead of the contestants."""
 
 
 async def put_each(store: Store, records: Sequence[Any]) -> None:
@@ -158,12 +163,20 @@ async def writers(store: Store, parts: Sequence[Sequence[Any]], seconds: float) 
 
 
 def steps_sync(store: SyncStore, steps: Sequence[Step]) -> list[Any]:
-    """Do a client's operations in order; return the answers of its reads."""
+    """Do a client's operations in order; return the answers to keep.
+
+    Raises:
+        LookupError: a read gave another record, or none.
+    """
     get, put, increment = store.get, store.put, store.increment
     answers: list[Any] = []
-    for read, key, record in steps:
-        if read:
-            answers.append(get(key))
+    for kind, key, record in steps:
+        if kind:
+            answer = get(key)
+            if answer is None or answer.id != key:
+                raise LookupError(key)
+            if kind == KEEP:
+                answers.append(answer)
         elif record is None:
             increment(key)
         else:
@@ -172,12 +185,16 @@ def steps_sync(store: SyncStore, steps: Sequence[Step]) -> list[Any]:
 
 
 async def steps_async(store: AsyncStore, steps: Sequence[Step]) -> list[Any]:
-    """Do a client's operations in order; return the answers of its reads."""
+    """As `steps_sync`."""
     get, put, increment = store.get, store.put, store.increment
     answers: list[Any] = []
-    for read, key, record in steps:
-        if read:
-            answers.append(await get(key))
+    for kind, key, record in steps:
+        if kind:
+            answer = await get(key)
+            if answer is None or answer.id != key:
+                raise LookupError(key)
+            if kind == KEEP:
+                answers.append(answer)
         elif record is None:
             await increment(key)
         else:
