@@ -8,6 +8,7 @@ are left out, in a quick run the slow ones too.
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -101,6 +102,7 @@ async def stall(bench: Bench) -> Row:
                 "n": sizes.n_stall,
                 "seconds_max": seconds_max if name == OURS else sizes.cap_s * 10,
             }
+            await asyncio.to_thread(os.sync)  # what the trial before left to be written is not this one's
             try:
                 found = await run_child("stall", arguments, bench.folder)
             except ChildFailedError as error:
