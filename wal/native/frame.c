@@ -31,8 +31,11 @@ PyObject *frame_pack_checked(PyObject *Py_UNUSED(module), PyObject *const *args,
     }
     unsigned long kind = PyLong_AsUnsignedLong(args[0]), stream = PyLong_AsUnsignedLong(args[1]);
     uint64_t lsn = PyLong_AsUnsignedLongLong(args[2]), durable = PyLong_AsUnsignedLongLong(args[3]);
-    if (PyErr_Occurred())
+    if (PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_OverflowError))
+            PyErr_SetString(PyExc_ValueError, "a number of the frame is negative or has more than 64 bits");
         return NULL;
+    }
     PyObject *const *payloads = PySequence_Fast_ITEMS(args[4]);
     Py_ssize_t n = PySequence_Fast_GET_SIZE(args[4]);
     uint64_t body_bytes = 4 * (uint64_t)n;

@@ -107,6 +107,10 @@ static PyObject *call(Encoder *self, PyObject *const *args, size_t n_args, PyObj
         PyErr_SetString(PyExc_TypeError, "an encoder takes a record");
         return NULL;
     }
+    if (self->slow == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the encoder has been cleared");
+        return NULL;
+    }
     PyObject *outcome = Py_TYPE(args[0]) == self->record_type ? encoded(self, args[0]) : NULL;
     if (outcome == NULL) {
         PyErr_Clear();
@@ -155,6 +159,10 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "$O!O!O!OOn:Encoder", names, &PyType_Type, &record_type,
                                      &PyLong_Type, &tag, &PyTuple_Type, &fields, &encode, &slow, &bytes_max))
         return NULL;
+    if (PyTuple_GET_SIZE(fields) == 0) {
+        PyErr_SetString(PyExc_ValueError, "an encoder has at least the key's field");
+        return NULL;
+    }
     Encoder *self = (Encoder *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;

@@ -336,13 +336,16 @@ static int take(MemoryTable *self, PyObject *encoded)
     return outcome;
 }
 
-/* Post a durable write. Return a call that waits for its group; NULL, without an error, if it has to go the long way. */
+/* Post a durable write. Return a call that waits for its group; NULL, without an Exception, if it has to go the long
+ * way. */
 static PyObject *posted(MemoryTable *self, PyObject *encoded)
 {
     PyObject *number = PyTuple_GET_ITEM(encoded, 0), *value = PyTuple_GET_ITEM(encoded, 2);
     long i = PyLong_AsLong(number);
-    if (PyThread_get_thread_ident() != self->thread || i < 0 || i >= SLOTS || self->slots[i].post == NULL)
+    if (PyThread_get_thread_ident() != self->thread || i < 0 || i >= SLOTS || self->slots[i].post == NULL) {
+        PyErr_Clear();
         return NULL;
+    }
     PyObject *post = Py_NewRef(self->slots[i].post);
     PyObject *message = PyTuple_Pack(5, self->slots[i].tier, number, PyTuple_GET_ITEM(encoded, 1), value, value);
     PyObject *size = message == NULL ? NULL : PyLong_FromSsize_t(PyBytes_GET_SIZE(value));
@@ -352,7 +355,8 @@ static PyObject *posted(MemoryTable *self, PyObject *encoded)
     Py_XDECREF(size);
     Py_DECREF(post);
     PyObject *call = future == NULL ? NULL : waiting(future);
-    PyErr_Clear(); /* there is no room, or no actor: the long way waits, or says so */
+    if (call == NULL && PyErr_ExceptionMatches(PyExc_Exception))
+        PyErr_Clear(); /* there is no room, or no actor: the long way waits, or says so */
     return call;
 }
 
@@ -395,7 +399,7 @@ static PyObject *get(MemoryTable *self, PyObject *key)
 
 static PyObject *put(MemoryTable *self, PyObject *const *args, Py_ssize_t n_args, PyObject *names)
 {
-    if (n_args != 1 || names != NULL || !self->puts_at_once) {
+    if (n_args != 1 || names != NULL || !self->puts_at_once || self->encode == NULL) {
         size_t n = (size_t)PyVectorcall_NARGS((size_t)n_args) + (names == NULL ? 0 : (size_t)PyTuple_GET_SIZE(names));
         PyObject *all[4] = {(PyObject *)self};
         if (n > 3) {
@@ -422,7 +426,7 @@ static PyObject *put(MemoryTable *self, PyObject *const *args, Py_ssize_t n_args
         call = PyObject_CallMethodNoArgs((PyObject *)self, name_pause);
     else if (outcome == LONG_WAY && ephemeral != NULL)
         call = PyObject_CallMethodOneArg((PyObject *)self, name_put, args[0]);
-    else if (outcome == LONG_WAY && (call = posted(self, encoded)) == NULL)
+    else if (outcome == LONG_WAY && (call = posted(self, encoded)) == NULL && !PyErr_Occurred())
         call = PyObject_CallMethodOneArg((PyObject *)self, name_write, encoded);
     else if (outcome < 0)
         call = settled(NULL);

@@ -78,7 +78,7 @@ static PyObject *scatter(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
         long slot = PyTuple_CheckExact(encoded) && PyTuple_GET_SIZE(encoded) == 3
                         ? PyLong_AsLong(PyTuple_GET_ITEM(encoded, 0))
                         : -1;
-        PyObject *values = slot < 0 || slot >= SLOTS ? NULL : PyList_GET_ITEM(args[2], slot);
+        PyObject *values = slot < 0 || slot >= PyList_GET_SIZE(args[2]) ? NULL : PyList_GET_ITEM(args[2], slot);
         int failed = -1;
         if (values != NULL && PyList_CheckExact(values))
             failed = PyList_Append(values, PyTuple_GET_ITEM(encoded, 2));

@@ -5,6 +5,8 @@
 #include <structmember.h>
 
 #define RUNS_MAX 4096
+#define LIMIT_MAX (1 << 20)
+#define ROOM_ROWS_MAX 4096
 #define ARRAY_HEAD 5
 
 typedef struct {
@@ -13,6 +15,8 @@ typedef struct {
     const uint8_t *base; /* where the first one begins */
     uint32_t *ends;      /* n + 1 places behind `base`: row i lies from ends[i] to ends[i + 1] */
     uint32_t start, stop; /* what has not been taken yet */
+    uint32_t n_merged;    /* rows in `data` behind the head of an array, if they come from a merge */
+    char is_merged;
     char is_last;         /* the run has no rows behind these */
     char is_ordinary;     /* no row has a deadline */
 } Rows;
@@ -42,7 +46,8 @@ static Rows *new_rows(PyObject *data, size_t n)
     rows->ends = ends;
     rows->start = 0;
     rows->stop = (uint32_t)n;
-    rows->is_last = rows->is_ordinary = 0;
+    rows->is_last = rows->is_ordinary = rows->is_merged = 0;
+    rows->n_merged = 0;
     return rows;
 }
 
@@ -126,9 +131,14 @@ static PyObject *of_block(PyObject *Py_UNUSED(type), PyObject *const *args, Py_s
             PyErr_SetString(PyExc_TypeError, "of_block takes bytes, an offset and a size");
         return NULL;
     }
-    const uint8_t *at = (const uint8_t *)PyBytes_AS_STRING(args[0]) + offset;
-    uint32_t n;
-    if (offset + size > PyBytes_GET_SIZE(args[0]) || size < 4 || (memcpy(&n, at, 4), 4 + 4 * (uint64_t)n > (uint64_t)size)) {
+    const uint8_t *at = (const uint8_t *)PyBytes_AS_STRING(args[0]);
+    uint32_t n = 0;
+    int is_block = offset <= PyBytes_GET_SIZE(args[0]) && size <= PyBytes_GET_SIZE(args[0]) - offset && size >= 4;
+    if (is_block) {
+        at += offset;
+        memcpy(&n, at, 4);
+    }
+    if (!is_block || 4 + 4 * (uint64_t)n > (uint64_t)size) {
         PyErr_SetString(PyExc_ValueError, "the lengths of a block are wrong");
         return NULL;
     }
@@ -279,9 +289,8 @@ static PyObject *between(Rows *rows, PyObject *const *args, Py_ssize_t n_args)
 
 static PyObject *array(Rows *rows, PyObject *Py_UNUSED(ignored))
 {
-    const uint8_t *start = (const uint8_t *)PyBytes_AS_STRING(rows->data);
-    if (rows->base != start + ARRAY_HEAD || rows->start != 0) {
-        PyErr_SetString(PyExc_ValueError, "these rows do not come from a merge");
+    if (!rows->is_merged || rows->start != 0 || rows->stop != rows->n_merged) {
+        PyErr_SetString(PyExc_ValueError, "these are not all the rows of a merge");
         return NULL;
     }
     return Py_NewRef(rows->data);
@@ -379,7 +388,7 @@ PyObject *rows_merge(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
     Py_ssize_t limit;
     int reverse;
     if (n_args != 3 || !PyList_CheckExact(args[0]) || PyList_GET_SIZE(args[0]) > RUNS_MAX ||
-        (limit = PyLong_AsSsize_t(args[1])) < 0 || limit > 1 << 24 || (reverse = PyObject_IsTrue(args[2])) < 0) {
+        (limit = PyLong_AsSsize_t(args[1])) < 0 || limit > LIMIT_MAX || (reverse = PyObject_IsTrue(args[2])) < 0) {
         if (!PyErr_Occurred())
             PyErr_SetString(PyExc_TypeError, "merge takes a list of Rows, a limit and a direction");
         return NULL;
@@ -387,13 +396,15 @@ PyObject *rows_merge(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
     Py_ssize_t n_runs = PyList_GET_SIZE(args[0]), n_heads = 0;
     Head *heads = PyMem_Calloc((size_t)n_runs + 1, sizeof *heads);
     Rows *merged = new_rows(NULL, (size_t)limit);
-    Output output = {NULL, ARRAY_HEAD, ARRAY_HEAD + 512 * limit};
+    Output output = {NULL, ARRAY_HEAD, ARRAY_HEAD + 512 * (limit < ROOM_ROWS_MAX ? limit : ROOM_ROWS_MAX)};
     output.data = PyBytes_FromStringAndSize(NULL, output.room);
     int failed = heads == NULL || merged == NULL || output.data == NULL;
     for (Py_ssize_t i = 0; !failed && i < n_runs; i++) {
         PyObject *run = PyList_GET_ITEM(args[0], i);
-        if (!PyObject_TypeCheck(run, &Rows_Type)) {
-            PyErr_SetString(PyExc_TypeError, "merge: a run is no Rows");
+        for (Py_ssize_t k = 0; k < i; k++)
+            failed = failed || PyList_GET_ITEM(args[0], k) == run;
+        if (failed || !PyObject_TypeCheck(run, &Rows_Type)) {
+            PyErr_SetString(PyExc_TypeError, "merge: a run is no Rows, or is there twice");
             failed = 1;
         } else if (length(run)) {
             heads[n_heads].rows = (Rows *)run;
@@ -417,6 +428,8 @@ PyObject *rows_merge(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
     memcpy(head + 1, &count, sizeof count);
     merged->data = output.data;
     merged->base = head + ARRAY_HEAD;
+    merged->is_merged = 1;
+    merged->n_merged = merged->stop;
     return (PyObject *)merged;
 }
 

@@ -51,8 +51,11 @@ static PySendResult send_slot(Settled *self, PyObject *Py_UNUSED(value), PyObjec
         return PYGEN_ERROR;
     }
     self->used = 1;
-    if (self->error != NULL) {
-        PyErr_SetObject((PyObject *)Py_TYPE(self->error), self->error);
+    if (self->error != NULL) { /* let go of, or it would keep itself alive by its traceback */
+        PyObject *error = self->error;
+        self->error = NULL;
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
         return PYGEN_ERROR;
     }
     *result = self->result;
@@ -81,12 +84,14 @@ static PyObject *send(Settled *self, PyObject *Py_UNUSED(value))
 static PyObject *close_it(Settled *self, PyObject *Py_UNUSED(ignored))
 {
     self->used = 1;
+    Py_CLEAR(self->result);
+    Py_CLEAR(self->error);
     Py_RETURN_NONE;
 }
 
 static PyObject *throw_in(Settled *self, PyObject *const *args, Py_ssize_t n_args)
 {
-    self->used = 1;
+    Py_XDECREF(close_it(self, NULL));
     if (n_args < 1 || n_args > 3) {
         PyErr_SetString(PyExc_TypeError, "throw takes an exception");
     } else if (PyExceptionInstance_Check(args[0])) {
@@ -137,6 +142,7 @@ static PyTypeObject Settled_Type = {
 typedef struct {
     PyObject_HEAD
     PyObject *steps; /* the future's iterator */
+    char used;
 } Waiting;
 
 static PyTypeObject Waiting_Type;
@@ -159,35 +165,62 @@ PyObject *waiting(PyObject *future)
         return NULL;
     }
     self->steps = steps;
+    self->used = 0;
     PyObject_GC_Track((PyObject *)self);
     return (PyObject *)self;
 }
 
+/* Raise what a coroutine does that is awaited again: a future's iterator that is used up says nothing. */
+static int is_used(Waiting *self)
+{
+    if (!self->used)
+        return 0;
+    PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+    return 1;
+}
+
 static PySendResult waiting_send_slot(Waiting *self, PyObject *value, PyObject **result)
 {
-    return PyIter_Send(self->steps, value, result);
+    *result = NULL;
+    if (is_used(self))
+        return PYGEN_ERROR;
+    PySendResult outcome = PyIter_Send(self->steps, value, result);
+    self->used = outcome != PYGEN_NEXT;
+    return outcome;
 }
 
 static PyObject *waiting_next(Waiting *self)
 {
-    return Py_TYPE(self->steps)->tp_iternext(self->steps);
+    if (is_used(self))
+        return NULL;
+    PyObject *step = Py_TYPE(self->steps)->tp_iternext(self->steps);
+    self->used = step == NULL;
+    return step;
 }
 
 static PyObject *waiting_send(Waiting *self, PyObject *value)
 {
-    return PyObject_CallMethodOneArg(self->steps, name_send, value);
+    if (is_used(self))
+        return NULL;
+    PyObject *step = PyObject_CallMethodOneArg(self->steps, name_send, value);
+    self->used = step == NULL;
+    return step;
 }
 
 static PyObject *waiting_throw(Waiting *self, PyObject *args)
 {
+    if (is_used(self))
+        return NULL;
     PyObject *throw = PyObject_GetAttr(self->steps, name_throw);
     PyObject *returned = throw == NULL ? NULL : PyObject_CallObject(throw, args);
     Py_XDECREF(throw);
+    self->used = returned == NULL;
     return returned;
 }
 
 static PyObject *waiting_close(Waiting *self, PyObject *Py_UNUSED(ignored))
 {
+    self->used = 1;
     return PyObject_CallMethodNoArgs(self->steps, name_close);
 }
 
