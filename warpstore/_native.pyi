@@ -96,11 +96,11 @@ class Rows:
     @property
     def is_ordinary(self) -> bool: ...
     @staticmethod
-    def of_block(data: bytes, offset: int, n_bytes: int, /) -> Rows:
-        """Return the rows of a checkpoint's block; ``data`` is kept.
+    def of_blocks(data: bytes, sizes: list[int], /) -> Rows:
+        """Return the rows of a checkpoint's blocks, one behind another, of these sizes in bytes; ``data`` is kept.
 
         Raises:
-            ValueError: its lengths are wrong.
+            ValueError: the lengths in a block are wrong.
         """
 
     @staticmethod

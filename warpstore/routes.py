@@ -21,15 +21,17 @@ class TableRoutes:
         memory: The table itself, or None while it has no class.
         shards: Per slot, the shard, or None before it was started.
         tiers: Per slot, the hot tier.
+        by_shard: The hot tier of each shard, by its number.
     """
 
-    __slots__ = ("memory", "shards", "table", "tiers")
+    __slots__ = ("by_shard", "memory", "shards", "table", "tiers")
 
     def __init__(self, table: int) -> None:
         self.table = table
         self.memory: MemoryTable[Any] | None = None
         self.shards: list[Shard | None] = [None] * SLOTS
         self.tiers: list[HotTier | None] = [None] * SLOTS
+        self.by_shard: dict[int, HotTier] = {}
 
     def attach(self, memory: MemoryTable[Any]) -> None:
         """Keep the slots of this table up to date from now on."""
@@ -39,7 +41,7 @@ class TableRoutes:
 
     def follow(self, shard: Shard) -> None:
         """Take in what a shard's tier for this table is now."""
-        tier = shard.tiers[self.table]
+        tier = self.by_shard[shard.index] = shard.tiers[self.table]
         for i, slot in enumerate(shard.slots):
             self.shards[slot] = shard
             self.tiers[slot] = tier

@@ -8,7 +8,6 @@ runs what comes next, until one of them has to go on to its next piece.
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -134,27 +133,22 @@ class _CheckpointRun:
         self._cold = cold
         self._numbers = numbers
         self._scan = scan
-        self._ahead: deque[Rows] = deque()  # blocks that have been read, in the order of the scan
 
     async def fill(self, wanted: int) -> None:
-        """Make the next rows ready; the checkpoint is read for about ``wanted``."""
-        if not self._ahead and self._numbers:
-            await self._read_ahead(wanted)
-        if self._ahead:
-            self.rows = self._ahead.popleft()
-        self.rows.is_last = not self._ahead and not self._numbers
-
-    async def _read_ahead(self, wanted: int) -> None:
+        """Make the next rows ready: about ``wanted``."""
         scan, cold, numbers = self._scan, self._cold, self._numbers
+        if not numbers:
+            self.rows.is_last = True
+            return
         n = min(1 + wanted * cold.n_blocks // cold.n_records, BLOCKS_PER_READ, len(numbers))
         taken, self._numbers = (numbers[-n:], numbers[:-n]) if scan.reverse else (numbers[:n], numbers[n:])
-        blocks = cold.read_blocks(taken[0], n, blocking=False)
-        if isinstance(blocks, WouldBlock):
-            blocks = await scan.context.run(lambda: cold.read_blocks(taken[0], n, blocking=True))
-        assert not isinstance(blocks, WouldBlock)
-        for block in (blocks[0], blocks[-1]):
-            block.between(scan.bounds.start, scan.bounds.stop)
-        self._ahead.extend(reversed(blocks) if scan.reverse else blocks)
+        rows = cold.read_blocks(taken[0], n, blocking=False)
+        if isinstance(rows, WouldBlock):
+            rows = await scan.context.run(lambda: cold.read_blocks(taken[0], n, blocking=True))
+        assert not isinstance(rows, WouldBlock)
+        rows.between(scan.bounds.start, scan.bounds.stop)
+        rows.is_last = not self._numbers
+        self.rows = rows
 
 
 class Scan(ChunkedIterator[T]):

@@ -56,11 +56,7 @@ class TableAccess:
 
     def tiers(self) -> list[HotTier]:
         """Return the table's hot tiers, one a shard."""
-        seen: dict[int, HotTier] = {}
-        for tier in self._slots.tiers:
-            if tier is not None:
-                seen[id(tier)] = tier
-        return list(seen.values())
+        return list(self._slots.by_shard.values())
 
     def shard(self, slot: int) -> Shard:
         """Return a slot's shard, whether it is alive or not.

@@ -13,6 +13,7 @@ import pytest
 import warpstore as ws
 from tests.support.worlds import FaultyFiles, Reading, User, turns, until
 from wal import OsFileSystem
+from warpstore._native import Rows
 from warpstore.checkpoint import WOULD_BLOCK, Checkpoint, CheckpointJob, ShardJob, TableJob, reader, run_in_child
 from warpstore.checkpoint.format import PAGE_ENTRIES, pack_footer, unpack_footer
 from warpstore.checkpoint.job import run_job
@@ -113,7 +114,8 @@ def test_blocks_cover_the_keys_between_two_bounds(tmp_path: Path) -> None:
         inside = [key for key, _ in records if (start is None or start <= key) and (stop is None or key < stop)]  # type: ignore[operator]
         found: list[bytes] = []
         for number in table.block_numbers(start, stop):
-            [block] = table.read_blocks(number, 1, blocking=True)  # type: ignore[misc]
+            block = table.read_blocks(number, 1, blocking=True)
+            assert isinstance(block, Rows)
             block.between(start, stop)
             found += block
         assert found == [value for key, value in records if key in set(inside)]

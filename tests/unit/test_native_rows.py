@@ -27,9 +27,9 @@ def block(values: list[bytes]) -> bytes:
     return struct.pack(f"<I{len(values)}I", len(values), *map(len, values)) + b"".join(values)
 
 
-def rows_of(values: list[bytes], *, is_last: bool = True, before: bytes = b"", behind: bytes = b"") -> Rows:
+def rows_of(values: list[bytes], *, is_last: bool = True, behind: bytes = b"") -> Rows:
     data = block(values)
-    made = Rows.of_block(before + data + behind, len(before), len(data))
+    made = Rows.of_blocks(data + behind, [len(data)])
     made.is_last = is_last
     return made
 
@@ -48,16 +48,15 @@ KINDS: dict[str, st.SearchStrategy[Any]] = {
 # Blocks
 
 
-@pytest.mark.parametrize("before", [b"", b"junk", bytes(1000)])
 @pytest.mark.parametrize("behind", [b"", b"more"])
-def test_the_rows_of_a_block_are_its_values(before: bytes, behind: bytes) -> None:
+def test_the_rows_of_a_block_are_its_values(behind: bytes) -> None:
     values = [value(f"k{i:03d}", n="x" * i) for i in range(100)]
-    rows = rows_of(values, is_last=False, before=before, behind=behind)
+    rows = rows_of(values, is_last=False, behind=behind)
     assert len(rows) == 100
     assert list(rows) == values
     assert [rows[i] for i in range(100)] == values
     assert (rows.is_last, rows.is_ordinary) == (False, False)
-    assert list(rows_of([], before=before, behind=behind)) == []
+    assert list(rows_of([], behind=behind)) == []
     with pytest.raises(IndexError):
         rows[100]
 
@@ -73,13 +72,13 @@ def test_a_negative_index_counts_from_the_end_and_not_further() -> None:
 def test_a_block_keeps_its_data_and_lets_go_of_it() -> None:
     data = block([value("a")])
     before = sys.getrefcount(data)
-    rows = Rows.of_block(data, 0, len(data))
+    rows = Rows.of_blocks(data, [len(data)])
     assert sys.getrefcount(data) == before + 1
     del rows
     with pytest.raises(ValueError):
-        Rows.of_block(data, 1, len(data))
+        Rows.of_blocks(data[1:], [len(data)])
     with pytest.raises(ValueError):
-        Rows.of_block(data, 0, len(data) - 1)
+        Rows.of_blocks(data, [len(data) - 1])
     assert sys.getrefcount(data) == before
 
 
@@ -87,14 +86,14 @@ def test_a_block_cut_off_anywhere_is_refused() -> None:
     data = block([value("a"), value("bb"), b"", value("ccc")])
     for n in range(len(data)):
         with pytest.raises(ValueError, match="lengths of a block are wrong"):
-            Rows.of_block(data[:n], 0, n)
+            Rows.of_blocks(data[:n], [n])
         with pytest.raises(ValueError, match="lengths of a block are wrong"):
-            Rows.of_block(data, 0, n)
+            Rows.of_blocks(data, [n])
         with pytest.raises(ValueError, match="lengths of a block are wrong"):
-            Rows.of_block(data[:n], 0, len(data))
+            Rows.of_blocks(data[:n], [len(data)])
     with pytest.raises(ValueError, match="lengths of a block are wrong"):
-        Rows.of_block(data + b"x", 0, len(data) + 1)
-    assert len(Rows.of_block(data, 0, len(data))) == 4
+        Rows.of_blocks(data + b"x", [len(data) + 1])
+    assert len(Rows.of_blocks(data, [len(data)])) == 4
 
 
 @pytest.mark.parametrize("at", range(4))
@@ -104,32 +103,47 @@ def test_a_forged_length_is_refused(at: int, forged: int) -> None:
     assert struct.unpack_from("<I", data, 4 * at)[0] != forged
     struct.pack_into("<I", data, 4 * at, forged)
     with pytest.raises(ValueError, match="lengths of a block are wrong"):
-        Rows.of_block(bytes(data), 0, len(data))
+        Rows.of_blocks(bytes(data), [len(data)])
 
 
 def test_lengths_that_add_up_only_modulo_2_32_are_refused() -> None:
     data = struct.pack("<III", 2, 2**32 - 1, 11) + bytes(10)
     with pytest.raises(ValueError, match="lengths of a block are wrong"):
-        Rows.of_block(data, 0, len(data))
+        Rows.of_blocks(data, [len(data)])
 
 
-@given(st.binary(max_size=60), st.integers(0, 70), st.integers(0, 70))
+@given(st.binary(max_size=60), st.lists(st.integers(0, 70), max_size=3))
 @settings(max_examples=300, derandomize=True, deadline=None)
-def test_random_bytes_are_a_block_or_a_value_error(data: bytes, offset: int, size: int) -> None:
+def test_random_bytes_are_blocks_or_a_value_error(data: bytes, sizes: list[int]) -> None:
     try:
-        rows = Rows.of_block(data, offset, size)
+        rows = Rows.of_blocks(data, sizes)
     except ValueError:
         return
-    assert block(list(rows)) == data[offset : offset + size]
+    values, at = list(rows), 0
+    for size in sizes:
+        n = struct.unpack_from("<I", data, at)[0]
+        assert block(values[:n]) == data[at : at + size]
+        del values[:n]
+        at += size
+    assert values == []
 
 
-@pytest.mark.parametrize(("offset", "size"), [(sys.maxsize, 4), (2**62, 2**62), (sys.maxsize, sys.maxsize)])
-def test_a_block_beyond_the_address_space_is_refused(offset: int, size: int) -> None:
+def test_blocks_one_behind_another_are_one_run_of_rows() -> None:
+    parts = [[value("a"), value("b")], [], [value("c")]]
+    blocks = [block(part) for part in parts]
+    rows = Rows.of_blocks(b"".join(blocks), [len(one) for one in blocks])
+    assert list(rows) == [value("a"), value("b"), value("c")]
+    rows.between("b", None)
+    assert list(rows) == [value("b"), value("c")]
+
+
+@pytest.mark.parametrize("sizes", [[sys.maxsize], [2**62, 2**62], [12, sys.maxsize], [12, 2**64 - 12]])
+def test_a_block_beyond_the_address_space_is_refused(sizes: list[int]) -> None:
     program = f"""
 from warpstore._native import Rows
 try:
-    Rows.of_block(bytes(100), {offset}, {size})
-except ValueError:
+    Rows.of_blocks(bytes(100), {sizes})
+except (ValueError, OverflowError):
     print("refused")
 """
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -138,20 +152,12 @@ except ValueError:
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        (),
-        (b"", 0),
-        (bytearray(8), 0, 8),
-        (memoryview(bytes(8)), 0, 8),
-        (bytes(8), -1, 8),
-        (bytes(8), 0, -8),
-        (b"", "", 0),
-    ],
+    [(), (b"",), (bytearray(8), [8]), (memoryview(bytes(8)), [8]), (bytes(8), (8,)), (bytes(8), [-8]), (b"", [""])],
     ids=str,
 )
-def test_of_block_takes_bytes_an_offset_and_a_size(arguments: Any) -> None:
-    with pytest.raises(TypeError):
-        Rows.of_block(*arguments)
+def test_of_blocks_takes_bytes_and_their_sizes(arguments: Any) -> None:
+    with pytest.raises((TypeError, OverflowError)):
+        Rows.of_blocks(*arguments)
 
 
 def test_rows_are_made_by_their_static_methods_only() -> None:
@@ -377,7 +383,7 @@ def test_the_rows_of_maps_and_blocks_are_merged() -> None:
 
 def test_only_merged_rows_are_an_array() -> None:
     of_keys = Rows.of_keys(maps_with({"a": value("a")}), 0, ["a"])
-    for rows in (rows_of([value("a")]), of_keys, rows_of([], before=b"x"), rows_of([value("a")], before=b"x")):
+    for rows in (rows_of([value("a")]), of_keys, rows_of([], behind=b"x"), rows_of([value("a")], behind=b"x")):
         with pytest.raises(ValueError, match="merge"):
             rows.array()
 
@@ -458,7 +464,7 @@ def test_one_run_given_twice_does_not_read_behind_its_rows() -> None:
 import struct
 from warpstore._native import Rows, merge
 data = struct.pack("<II", 1, 4) + bytes((0x92, 1, 0xA1, 97))
-rows = Rows.of_block(data, 0, len(data))
+rows = Rows.of_blocks(data, [len(data)])
 try:
     merged = list(merge([rows, rows], 10, False))
 except (TypeError, ValueError):
@@ -473,7 +479,7 @@ def test_merged_rows_leave_no_reference_behind() -> None:
     data = block([value("a"), value("b")])
     before = sys.getrefcount(data)
     for reverse in (False, True):
-        merged = merge([Rows.of_block(data, 0, len(data)), Rows.of_block(data, 0, len(data))], 10, reverse)
+        merged = merge([Rows.of_blocks(data, [len(data)]), Rows.of_blocks(data, [len(data)])], 10, reverse)
         assert len(merged) == 2
     gc.collect()
     assert sys.getrefcount(data) == before

@@ -251,8 +251,8 @@ class CheckpointTable:
         """Whether `block_numbers` answers without reading."""
         return self._block_root is not None
 
-    def read_blocks(self, number: int, n: int, *, blocking: bool) -> list[Rows] | WouldBlock:
-        """Return ``n`` blocks from ``number`` on, with one read; `block_numbers` was called before.
+    def read_blocks(self, number: int, n: int, *, blocking: bool) -> Rows | WouldBlock:
+        """Return the rows of ``n`` blocks from ``number`` on, with one read; `block_numbers` was called before.
 
         Raises:
             CorruptionError: a block is damaged.
@@ -265,22 +265,24 @@ class CheckpointTable:
         data = self._read(end - start, start) if blocking else self._file.read_cached(end - start, start)
         if data is None:
             return WOULD_BLOCK
-        return [self._block(data[e.offset - start : e.offset - start + e.n_bytes], e) for e in entries]
-
-    def _block(self, data: bytes, entry: BlockEntry) -> Rows:
-        if len(data) != entry.n_bytes or checksum(self._salt, entry.offset, data) != entry.crc:
-            raise self._damaged(entry.offset, "the checksum of a block is wrong")
+        at = 0
+        for entry in entries:
+            block = data[at : at + entry.n_bytes]
+            is_whole = len(block) == entry.n_bytes and entry.offset == start + at
+            if not is_whole or checksum(self._salt, entry.offset, block) != entry.crc:
+                raise self._damaged(entry.offset, "the checksum of a block is wrong")
+            at += entry.n_bytes
         try:
-            return Rows.of_block(data, 0, len(data))
+            return Rows.of_blocks(data, [entry.n_bytes for entry in entries])
         except ValueError as e:
-            raise self._damaged(entry.offset, str(e)) from e
+            raise self._damaged(start, str(e)) from e
 
     def records(self) -> Iterator[tuple[HotKey, bytes]]:
         """Yield every record as (hot key, payload) in key order; blocks."""
         for number in self.block_numbers(None, None):
-            blocks = self.read_blocks(number, 1, blocking=True)
-            assert not isinstance(blocks, WouldBlock)
-            for payload in blocks[0]:
+            rows = self.read_blocks(number, 1, blocking=True)
+            assert not isinstance(rows, WouldBlock)
+            for payload in rows:
                 yield split_payload(payload)[1], payload
 
     def _read(self, n_bytes: int, offset: int) -> bytes:

@@ -13,7 +13,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *data;      /* bytes that hold the values one after another */
     const uint8_t *base; /* where the first one begins */
-    uint32_t *ends;      /* n + 1 places behind `base`: row i lies from ends[i] to ends[i + 1] */
+    uint32_t *starts, *ends; /* n places each behind `base`: of every row */
     uint32_t start, stop; /* what has not been taken yet */
     uint32_t n_merged;    /* rows in `data` behind the head of an array, if they come from a merge */
     char is_merged;
@@ -31,11 +31,11 @@ typedef struct {
 static Rows *new_rows(PyObject *data, size_t n)
 {
     Rows *rows = PyObject_New(Rows, &Rows_Type);
-    uint32_t *ends = rows == NULL ? NULL : PyMem_Calloc(n + 1, sizeof *ends);
-    if (ends == NULL) {
+    uint32_t *starts = rows == NULL ? NULL : PyMem_Calloc(2 * n + 1, sizeof *starts);
+    if (starts == NULL) {
         if (rows != NULL) {
             rows->data = NULL;
-            rows->ends = NULL;
+            rows->starts = NULL;
             Py_DECREF(rows);
             PyErr_NoMemory();
         }
@@ -43,7 +43,8 @@ static Rows *new_rows(PyObject *data, size_t n)
     }
     rows->data = Py_XNewRef(data);
     rows->base = data == NULL ? NULL : (const uint8_t *)PyBytes_AS_STRING(data);
-    rows->ends = ends;
+    rows->starts = starts;
+    rows->ends = starts + n;
     rows->start = 0;
     rows->stop = (uint32_t)n;
     rows->is_last = rows->is_ordinary = rows->is_merged = 0;
@@ -54,7 +55,7 @@ static Rows *new_rows(PyObject *data, size_t n)
 static void dealloc(Rows *rows)
 {
     Py_XDECREF(rows->data);
-    PyMem_Free(rows->ends);
+    PyMem_Free(rows->starts);
     PyObject_Free(rows);
 }
 
@@ -116,49 +117,80 @@ static inline int compare(const Rank *a, const Rank *b)
 
 static int rank_row(const Rows *rows, uint32_t i, Rank *rank)
 {
-    if (rank_value(rows->base + rows->ends[i], rows->base + rows->ends[i + 1], rank) == 0)
+    if (rank_value(rows->base + rows->starts[i], rows->base + rows->ends[i], rank) == 0)
         return 0;
     PyErr_SetString(PyExc_ValueError, "a row is no stored value: it has no key");
     return -1;
 }
 
-static PyObject *of_block(PyObject *Py_UNUSED(type), PyObject *const *args, Py_ssize_t n_args)
+/* Return how many rows the block of `size` bytes at `at` says to have, or -1 if it cannot be one. */
+static int64_t n_rows(const uint8_t *at, size_t size)
 {
-    Py_ssize_t offset, size;
-    if (n_args != 3 || !PyBytes_CheckExact(args[0]) || (offset = PyLong_AsSsize_t(args[1])) < 0 ||
-        (size = PyLong_AsSsize_t(args[2])) < 0) {
-        if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_TypeError, "of_block takes bytes, an offset and a size");
-        return NULL;
-    }
-    const uint8_t *at = (const uint8_t *)PyBytes_AS_STRING(args[0]);
-    uint32_t n = 0;
-    int is_block = offset <= PyBytes_GET_SIZE(args[0]) && size <= PyBytes_GET_SIZE(args[0]) - offset && size >= 4;
-    if (is_block) {
-        at += offset;
-        memcpy(&n, at, 4);
-    }
-    if (!is_block || 4 + 4 * (uint64_t)n > (uint64_t)size) {
-        PyErr_SetString(PyExc_ValueError, "the lengths of a block are wrong");
-        return NULL;
-    }
-    Rows *rows = new_rows(args[0], n);
-    if (rows == NULL)
-        return NULL;
-    rows->base = at + 4 + 4 * (size_t)n;
-    uint64_t end = 0, room = (uint64_t)size - 4 - 4 * (uint64_t)n;
+    uint32_t n;
+    if (size < sizeof n)
+        return -1;
+    memcpy(&n, at, sizeof n);
+    return sizeof n + 4 * (uint64_t)n > size ? -1 : (int64_t)n;
+}
+
+/* Add the rows of a block at a place behind `base`. Return 0, or -1 if the lengths do not add up to its size. */
+static int add_block(Rows *rows, uint32_t first, size_t place, size_t size)
+{
+    const uint8_t *lengths = rows->base + place + 4;
+    uint32_t n = (uint32_t)n_rows(rows->base + place, size);
+    uint64_t at = place + 4 + 4 * (uint64_t)n, end = place + size;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t length;
-        memcpy(&length, at + 4 + 4 * (size_t)i, 4);
-        end += length;
-        rows->ends[i + 1] = (uint32_t)end;
-        if (end > room)
-            break;
+        memcpy(&length, lengths + 4 * (size_t)i, 4);
+        rows->starts[first + i] = (uint32_t)at;
+        at += length;
+        rows->ends[first + i] = (uint32_t)at;
+        if (at > end)
+            return -1;
     }
-    if (end != room) {
-        Py_DECREF(rows);
-        PyErr_SetString(PyExc_ValueError, "the lengths of a block are wrong");
+    return at == end ? 0 : -1;
+}
+
+static PyObject *wrong_lengths(void)
+{
+    PyErr_SetString(PyExc_ValueError, "the lengths of a block are wrong");
+    return NULL;
+}
+
+static PyObject *of_blocks(PyObject *Py_UNUSED(type), PyObject *const *args, Py_ssize_t n_args)
+{
+    if (n_args != 2 || !PyBytes_CheckExact(args[0]) || !PyList_CheckExact(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "of_blocks takes bytes and a list of sizes");
         return NULL;
+    }
+    const uint8_t *base = (const uint8_t *)PyBytes_AS_STRING(args[0]);
+    size_t room = (size_t)PyBytes_GET_SIZE(args[0]), place = 0;
+    uint64_t n = 0;
+    if (room > UINT32_MAX)
+        return wrong_lengths();
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(args[1]); i++) {
+        size_t size = PyLong_AsSize_t(PyList_GET_ITEM(args[1], i));
+        if (PyErr_Occurred())
+            return NULL;
+        int64_t more = size <= room - place ? n_rows(base + place, size) : -1;
+        if (more < 0)
+            return wrong_lengths();
+        n += (uint64_t)more;
+        place += size;
+    }
+    Rows *rows = new_rows(args[0], (size_t)n);
+    if (rows == NULL)
+        return NULL;
+    uint32_t first = 0;
+    place = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(args[1]); i++) {
+        size_t size = PyLong_AsSize_t(PyList_GET_ITEM(args[1], i));
+        if (add_block(rows, first, place, size) < 0) {
+            Py_DECREF(rows);
+            return wrong_lengths();
+        }
+        first += (uint32_t)n_rows(base + place, size);
+        place += size;
     }
     return (PyObject *)rows;
 }
@@ -201,7 +233,8 @@ static PyObject *of_keys(PyObject *Py_UNUSED(type), PyObject *const *args, Py_ss
             PyErr_SetString(PyExc_OverflowError, "of_keys: the values are larger than 4 GiB");
             break;
         }
-        rows->ends[i + 1] = (uint32_t)used;
+        rows->starts[i] = (uint32_t)(used - PyBytes_GET_SIZE(value));
+        rows->ends[i] = (uint32_t)used;
     }
     if (PyErr_Occurred()) {
         Py_DECREF(rows);
@@ -223,8 +256,8 @@ static PyObject *payload(PyObject *self, Py_ssize_t i)
         PyErr_SetString(PyExc_IndexError, "there is no such row");
         return NULL;
     }
-    const uint32_t *ends = rows->ends + rows->start + i;
-    return PyBytes_FromStringAndSize((const char *)rows->base + ends[0], ends[1] - ends[0]);
+    i += rows->start;
+    return PyBytes_FromStringAndSize((const char *)rows->base + rows->starts[i], rows->ends[i] - rows->starts[i]);
 }
 
 /* Fill in the rank of a bound, which may be longer or larger than a key. `owner` keeps its bytes. Return 0; 1 or -1 if it
@@ -327,13 +360,13 @@ typedef struct {
 
 static int output_row(Output *output, const Rows *rows, uint32_t i)
 {
-    Py_ssize_t size = rows->ends[i + 1] - rows->ends[i];
+    Py_ssize_t size = rows->ends[i] - rows->starts[i];
     if (output->used + size > output->room) {
         output->room = 2 * (output->used + size);
         if (_PyBytes_Resize(&output->data, output->room) < 0)
             return -1;
     }
-    memcpy(PyBytes_AS_STRING(output->data) + output->used, rows->base + rows->ends[i], (size_t)size);
+    memcpy(PyBytes_AS_STRING(output->data) + output->used, rows->base + rows->starts[i], (size_t)size);
     output->used += size;
     return 0;
 }
@@ -354,11 +387,13 @@ static int merge_heads(Head *heads, Py_ssize_t n_heads, Output *output, Rows *me
         Rank rank = heads[first].rank;
         const Rows *rows = heads[first].rows;
         uint32_t row = next_row(rows, reverse);
-        uint8_t opening = rows->base[rows->ends[row]];
+        uint8_t opening = rows->base[rows->starts[row]];
         if (opening != TOMBSTONE_BYTE) {
             if (output_row(output, rows, row) < 0)
                 return -1;
-            merged->ends[++n] = (uint32_t)(output->used - ARRAY_HEAD);
+            merged->ends[n] = (uint32_t)(output->used - ARRAY_HEAD);
+            merged->starts[n] = n ? merged->ends[n - 1] : 0;
+            n++;
             if (opening == DEADLINE_BYTE)
                 merged->is_ordinary = 0;
         }
@@ -434,7 +469,7 @@ PyObject *rows_merge(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
 }
 
 static PyMethodDef methods[] = {
-    {"of_block", (PyCFunction)(void (*)(void))of_block, METH_FASTCALL | METH_STATIC, NULL},
+    {"of_blocks", (PyCFunction)(void (*)(void))of_blocks, METH_FASTCALL | METH_STATIC, NULL},
     {"of_keys", (PyCFunction)(void (*)(void))of_keys, METH_FASTCALL | METH_STATIC, NULL},
     {"between", (PyCFunction)(void (*)(void))between, METH_FASTCALL, NULL},
     {"array", (PyCFunction)array, METH_NOARGS, NULL},
