@@ -54,17 +54,18 @@ class Sizes:
 FULL = Sizes()
 QUICK = Sizes(
     n=10_000,
-    n_put=15_000,
-    n_trials=3,
+    n_put=12_000,
+    n_trials=2,
     n_trials_slow=1,
     cap_s=0.025,
     durable_s=0.04,
     mixed_s=0.012,
-    n_column=500_000,
-    n_reopen=40_000,
-    n_memory=30_000,
-    n_stall=15_000,
-    n_markers=16_000,
+    n_column=250_000,
+    n_reopen=20_000,
+    n_memory=20_000,
+    n_stall=8_000,
+    n_markers=10_000,
+    log_bytes=16 << 20,
     reopened=("lmdb",),
 )
 TINY = Sizes(
