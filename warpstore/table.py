@@ -525,8 +525,7 @@ class Table(MemoryTable[R], Generic[R]):
         encoded = encode(record)
         if encoded[1] != hot:
             self._refuse_new_key()
-        self._write_now(encoded)
-        return True
+        return self._write_now(encoded) != LONG_WAY  # what `change` called may have closed the shard
 
     async def _rewrite(
         self, key: Key, change: Callable[[R], object], encode: Callable[[R], tuple[int, HotKey, bytes]]

@@ -204,6 +204,19 @@ async def test_what_a_modify_function_raises_goes_to_the_caller_and_nothing_is_w
     assert await collected(table.scan()) == [User(id="ann", n=1)]
 
 
+async def test_a_modify_whose_function_closes_the_short_way_is_not_lost(table: Table[User]) -> None:
+    await table.put(User(id="a", n=1))
+
+    def change(user: User) -> None:
+        user.n += 1
+        table._close_slots()
+
+    await table.modify("a", change)
+    found = await table._get("a")
+    assert found is not None
+    assert found.n == 2
+
+
 async def test_a_modify_that_fails_fails_alone(table: Table[User]) -> None:
     await table.put_many(users(0, 8))
 
