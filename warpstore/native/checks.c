@@ -2,9 +2,47 @@
 
 #include <math.h>
 
-static PyObject *refused(PyObject *item)
+PyObject *item_not_of(PyObject *container, PyTypeObject *cls)
 {
-    return PyErr_Format(PyExc_TypeError, "an item is %s", Py_TYPE(item)->tp_name);
+    PyObject *item;
+    Py_ssize_t at = 0;
+    Py_hash_t hash;
+    if (PyList_CheckExact(container) || PyTuple_CheckExact(container)) {
+        PyObject *const *items = PySequence_Fast_ITEMS(container);
+        for (; at < PySequence_Fast_GET_SIZE(container); at++)
+            if (Py_TYPE(items[at]) != cls)
+                return items[at];
+    } else if (PyDict_CheckExact(container)) {
+        while (PyDict_Next(container, &at, &item, NULL))
+            if (Py_TYPE(item) != cls)
+                return item;
+    } else {
+        while (_PySet_NextEntry(container, &at, &item, &hash))
+            if (Py_TYPE(item) != cls)
+                return item;
+    }
+    return NULL;
+}
+
+PyObject *pair_not_of(PyObject *mapping, PyTypeObject *key_cls, PyTypeObject *value_cls)
+{
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(mapping, &at, &key, &value)) {
+        if (Py_TYPE(key) != key_cls)
+            return key;
+        if (Py_TYPE(value) != value_cls)
+            return value;
+    }
+    return NULL;
+}
+
+/* Return None, or NULL with TypeError for an item that is not as it must be. */
+static PyObject *answer(PyObject *wrong)
+{
+    if (wrong != NULL)
+        return PyErr_Format(PyExc_TypeError, "an item is %s", Py_TYPE(wrong)->tp_name);
+    Py_RETURN_NONE;
 }
 
 PyObject *checks_all_of(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
@@ -12,43 +50,20 @@ PyObject *checks_all_of(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
     if (n_args != 2)
         return PyErr_Format(PyExc_TypeError, "all_of takes a container and a class");
     PyTypeObject *cls = (PyTypeObject *)args[1];
-    if (PyList_CheckExact(args[0]) || PyTuple_CheckExact(args[0])) {
-        PyObject *const *items = PySequence_Fast_ITEMS(args[0]);
-        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(args[0]); i++)
-            if (Py_TYPE(items[i]) != cls)
-                return refused(items[i]);
-    } else {
-        PyObject *iterator = PyObject_GetIter(args[0]), *item;
-        if (iterator == NULL)
-            return NULL;
-        while ((item = PyIter_Next(iterator)) != NULL) {
-            if (Py_TYPE(item) != cls)
-                refused(item);
-            Py_DECREF(item);
-            if (PyErr_Occurred())
-                break;
-        }
-        Py_DECREF(iterator);
-        if (PyErr_Occurred())
-            return NULL;
-    }
-    Py_RETURN_NONE;
+    if (PyList_CheckExact(args[0]) || PyTuple_CheckExact(args[0]) || PyDict_CheckExact(args[0]) ||
+        PyAnySet_CheckExact(args[0]))
+        return answer(item_not_of(args[0], cls));
+    PyObject *items = PySequence_List(args[0]);
+    PyObject *answered = items == NULL ? NULL : answer(item_not_of(items, cls));
+    Py_XDECREF(items);
+    return answered;
 }
 
 PyObject *checks_pairs_of(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
 {
     if (n_args != 3 || !PyDict_CheckExact(args[0]))
         return PyErr_Format(PyExc_TypeError, "pairs_of takes a dict and two classes");
-    PyTypeObject *key_cls = (PyTypeObject *)args[1], *value_cls = (PyTypeObject *)args[2];
-    PyObject *key, *value;
-    Py_ssize_t at = 0;
-    while (PyDict_Next(args[0], &at, &key, &value)) {
-        if (Py_TYPE(key) != key_cls)
-            return refused(key);
-        if (Py_TYPE(value) != value_cls)
-            return refused(value);
-    }
-    Py_RETURN_NONE;
+    return answer(pair_not_of(args[0], (PyTypeObject *)args[1], (PyTypeObject *)args[2]));
 }
 
 PyObject *checks_as_f4(PyObject *Py_UNUSED(module), PyObject *number)

@@ -6,6 +6,12 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+/* Return the first item of a list, tuple, set, frozenset or dict that is not of exactly this class, borrowed, or NULL. */
+PyObject *item_not_of(PyObject *container, PyTypeObject *cls);
+
+/* Return the first key or value of a dict that is not of exactly its class, borrowed, or NULL. */
+PyObject *pair_not_of(PyObject *mapping, PyTypeObject *key_cls, PyTypeObject *value_cls);
+
 /* all_of(items, cls) */
 PyObject *checks_all_of(PyObject *module, PyObject *const *args, Py_ssize_t n_args);
 

@@ -2,6 +2,7 @@
 
 #include <structmember.h>
 
+#include "checks.h"
 #include "key.h"
 
 typedef struct {
@@ -23,34 +24,6 @@ typedef struct {
     Field *fields; /* the key's first */
 } Encoder;
 
-static int items_are(PyObject *value, PyTypeObject *cls)
-{
-    if (PyList_CheckExact(value) || PyTuple_CheckExact(value)) {
-        PyObject *const *items = PySequence_Fast_ITEMS(value);
-        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value); i++)
-            if (Py_TYPE(items[i]) != cls)
-                return 0;
-        return 1;
-    }
-    PyObject *item;
-    Py_hash_t hash;
-    Py_ssize_t at = 0;
-    while (_PySet_NextEntry(value, &at, &item, &hash))
-        if (Py_TYPE(item) != cls)
-            return 0;
-    return 1;
-}
-
-static int pairs_are(PyObject *value, PyTypeObject *key_cls, PyTypeObject *value_cls)
-{
-    PyObject *key, *item;
-    Py_ssize_t at = 0;
-    while (PyDict_Next(value, &at, &key, &item))
-        if (Py_TYPE(key) != key_cls || Py_TYPE(item) != value_cls)
-            return 0;
-    return 1;
-}
-
 /* Return a field's value as it is stored, or NULL, without an error, if it is not as declared. */
 static inline PyObject *checked(const Field *field, PyObject *record)
 {
@@ -65,8 +38,8 @@ static inline PyObject *checked(const Field *field, PyObject *record)
         number = PyLong_AsLongLongAndOverflow(value, &beyond); /* only an int is taken for a float */
         return beyond ? NULL : PyFloat_FromDouble((double)number);
     }
-    if (field->second != NULL ? !pairs_are(value, field->first, field->second)
-                              : field->first != NULL && !items_are(value, field->first))
+    if (field->second != NULL ? pair_not_of(value, field->first, field->second) != NULL
+                              : field->first != NULL && item_not_of(value, field->first) != NULL)
         return NULL;
     return Py_NewRef(value);
 }
