@@ -4,8 +4,8 @@ A shard asks for a turn when it has something to write. At the turn, once a loop
 that asked: each gives the payloads of one group, and all groups go out in one write. So everything that woke up
 in the same iteration shares that write, and its sync.
 
-* ``fsync``: the write is made durable by the `DurableWriter`; one is under way at a time; when it is done the owners
-  hear `on_durable`, and the next turn comes by ``call_soon``, so that the writers just woken join it.
+* ``fsync``: the write is made durable by the `DurableWriter`; one is under way at a time. When it is done the owners
+  hear `on_durable`, those who waited are woken, and what they write next joins the turn that follows at once.
 * ``interval``: the write goes to the page cache at once; `IntervalSync` makes it durable, on a thread. `lagging` tells
   that writers must wait: the oldest record not yet durable is older than two intervals, or there is no room to write.
 
@@ -107,7 +107,7 @@ class Lane:
         self._behind: asyncio.Future[int] | None = None  # a write off the loop
         self._n_commits = 0
         self._n_drains = 0
-        self._idle_waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._idle_waiters: list[tuple[int, asyncio.Future[None], bool]] = []
         self._cuts: list[_Cut] = []
         self._cutting: list[_Cut] = []
         self._error: WalError | None = None
@@ -276,17 +276,30 @@ class Lane:
         if _is_no_space(error):
             self._undo(groups, error)
             return
-        active = self._active
-        active.offset += n_bytes
+        self._active.offset += n_bytes
         if self._sync is None:
-            self.durable = active.end
-            for stream, payloads in groups:
-                stream.lsn_durable += len(payloads)
-                stream.owner.on_durable(stream.lsn_durable)
+            self._durable(groups)
         else:
-            self._sync.written(active.end, [(stream, stream.lsn_next - 1) for stream in self.streams])
+            self._sync.written(self._active.end, [(stream, stream.lsn_next - 1) for stream in self.streams])
             self._set_lagging(self._sync.is_late)
         self._go_on()
+
+    def _durable(self, groups: list[_Group]) -> None:
+        """Tell whom the groups are of, wake who waited for them, and take the turn for what they write next."""
+        self.durable = self._active.end
+        self._scheduled = True  # the turn below: what is asked for meanwhile needs no other
+        wakes: list[Callable[[], None]] = []
+        for stream, payloads in groups:
+            stream.lsn_durable += len(payloads)
+            wake = stream.owner.on_durable(stream.lsn_durable)
+            if wake is not None:
+                wakes.append(wake)
+        self._wake_idle()
+        try:
+            for wake in wakes:
+                wake()
+        finally:
+            self._turn()
 
     def _undo(self, groups: list[_Group], error: OSError) -> None:
         """The disk is full: nothing of the write may count."""
@@ -318,11 +331,11 @@ class Lane:
         """After a write: have done what waited for it."""
         if self._held:
             self._turn()
+        if self._busy or self._error is not None:
             return
-        idle = not (self._ready or self._cuts)
-        if not idle or self._sync is None:
-            self._schedule()  # in fsync mode in any case: the writers just woken run before it, and join this turn
-        if idle and self._sync is None and self._mark_timer is None and self._active.end != self._marked:
+        if self._ready or self._cuts:
+            self._schedule()
+        elif self._sync is None and self._mark_timer is None and self._active.end != self._marked:
             self._mark_timer = self._loop.call_later(self.config.mark_delay_s, self._mark_due, self._active.end)
         self._wake_idle()
 
@@ -360,13 +373,18 @@ class Lane:
         self.durable = written.end
         for stream, lsn in written.lsns:
             if lsn > stream.lsn_durable:
-                stream.lsn_durable = lsn
-                stream.owner.on_durable(lsn)
+                self._tell(stream, lsn)
         assert self._sync is not None
         self._set_lagging(self._stalled or self._sync.is_late)
         idle = not (behind or self._busy or self._stalled) and self._error is None
         if idle and self._active.end != self._marked:
             self._mark()
+
+    def _tell(self, stream: Stream, lsn: int) -> None:
+        stream.lsn_durable = lsn
+        wake = stream.owner.on_durable(lsn)
+        if wake is not None:
+            self._loop.call_soon(wake)
 
     def _set_lagging(self, lagging: bool) -> None:  # noqa: FBT001
         if lagging != self.lagging:
@@ -531,11 +549,17 @@ class Lane:
         """Return when what is pending now has been written, or waits for space. Does not sync."""
         await self._idle()
 
-    async def _idle(self) -> None:
+    async def _idle(self, *, last: bool = False) -> None:
+        """Return when what was asked for before has been written.
+
+        Args:
+            last: Whether nothing may be written from then on.
+        """
         if not self._busy and not self._held and not self._ready:
+            self._busy = last
             return
         waiter: asyncio.Future[None] = self._loop.create_future()
-        self._idle_waiters.append((self._n_drains + bool(self._ready), waiter))
+        self._idle_waiters.append((self._n_drains + bool(self._ready), waiter, last))
         self._schedule()
         self._wake_idle()
         await waiter
@@ -551,7 +575,8 @@ class Lane:
             waits = [wait for wait in waits if wait[0] <= self._n_drains]
         else:
             self._idle_waiters = []
-        for _, waiter in waits:
+        for _, waiter, last in waits:
+            self._busy = self._busy or last
             if not waiter.done():
                 waiter.set_result(None)
 
@@ -594,10 +619,9 @@ class Lane:
         Returns:
             The end for the manifest, or 0 if the lane is poisoned: then the next open replays.
         """
-        await self._idle()
+        await self._idle(last=True)
         if self._full is not None:
             self._poison(self._full)
-        self._busy = True
         self._cancel_timers()
         if self._sync is not None:
             await self._sync.stop()
@@ -624,8 +648,7 @@ class Lane:
         self._active.offset += SECTOR_BYTES
         for stream in self.streams:
             if stream.lsn_next - 1 > stream.lsn_durable:
-                stream.lsn_durable = stream.lsn_next - 1
-                stream.owner.on_durable(stream.lsn_durable)
+                self._tell(stream, stream.lsn_next - 1)
         self._error = LogClosedError("the log is closed")
         self._end_waits(self._error)
         return self._active.end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from wal.errors import WalError
@@ -13,8 +14,12 @@ class StreamOwner(Protocol):
     def take_group(self) -> list[bytes]:
         """Return the payloads to write now, in order; they become one group. May be empty."""
 
-    def on_durable(self, lsn: int) -> None:
-        """Everything up to ``lsn`` is durable."""
+    def on_durable(self, lsn: int) -> Callable[[], None] | None:
+        """Everything up to ``lsn`` is durable.
+
+        Returns:
+            What wakes those who waited for it, or None. Called once, soon, where any code may run.
+        """
 
     def on_refused(self, error: WalError) -> None:
         """The group of the last `take_group` was certainly not written. Only in fsync mode."""

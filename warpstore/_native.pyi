@@ -1,7 +1,8 @@
 """What is written in C, in `native/`: the hot tier's maps, and the part of a table that needs no wait."""
 
-from asyncio import Future
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from asyncio import AbstractEventLoop
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
+from contextvars import Context
 from typing import Any, Generic, Self, TypeVar, final
 
 from warpstore.ephemeral import EphemeralFields
@@ -173,6 +174,84 @@ class ChunkedIterator(Generic[_T]):
         """Take in the next list, which is not empty and is used up, and return its first object."""
 
 @final
+class BatchFuture(Awaitable[None]):
+    """The future that the messages of one batch share: asyncio's interface, but no waiter can cancel it for the others.
+
+    It is settled first (`finish`, `fail`); then its callbacks run, all in one call: `wake`. asyncio's own future asks
+    the loop for a handle a callback, which costs as much as the rest of a durable write.
+
+    Args:
+        loop: The loop of its waiters.
+
+    Cancellation:
+        ``cancel`` is refused. ``Task.cancel`` on a task that awaits this future is therefore delivered once the batch
+        is done: a cancelled writer learns nothing early, and its message is handled. The same holds for
+        ``asyncio.timeout`` and ``asyncio.wait_for``; to stop waiting at a deadline use ``asyncio.wait``.
+    """
+
+    def __init__(self, *, loop: AbstractEventLoop) -> None: ...
+    def __await__(self) -> Generator[Any]: ...
+    def finish(self) -> None:
+        """Settle it, with None.
+
+        Raises:
+            asyncio.InvalidStateError: it was settled.
+        """
+
+    def fail(self, error: BaseException, /) -> None:
+        """Settle it with an error; nobody complains if it is never looked at.
+
+        Raises:
+            asyncio.InvalidStateError: it was settled.
+        """
+
+    def wake(self) -> None:
+        """Run the callbacks: all waiters go on before this returns. Call it where any code may run.
+
+        Raises:
+            asyncio.InvalidStateError: it is not settled.
+            BaseException: what a callback raised, unless it is an Exception: that the loop is told. The callbacks
+                behind it run in the loop's next turn.
+        """
+
+    def wake_soon(self) -> None:
+        """Have the callbacks run in the loop's next turn."""
+
+    def add_done_callback(
+        self, function: Callable[[BatchFuture], object], /, *, context: Context | None = None
+    ) -> None:
+        """Have a function called, in a context, with this future when it is done; if it is, in the next turn."""
+
+    def remove_done_callback(self, function: Callable[[BatchFuture], object], /) -> int:
+        """Forget every callback that equals ``function``; return how many."""
+
+    def result(self) -> None:
+        """Return, or raise the error.
+
+        Raises:
+            asyncio.InvalidStateError: it is not settled.
+        """
+
+    def exception(self) -> BaseException | None:
+        """Return the error.
+
+        Raises:
+            asyncio.InvalidStateError: it is not settled.
+        """
+
+    def done(self) -> bool:
+        """Return whether it is settled."""
+
+    def cancelled(self) -> bool:
+        """Return False."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Return False: the other waiters of the batch keep their answer."""
+
+    def get_loop(self) -> AbstractEventLoop:
+        """Return the loop of its waiters."""
+
+@final
 class HotMap:
     """The values of one slot by hot key.
 
@@ -314,7 +393,7 @@ class MemoryTable(Generic[_R]):
         maps: tuple[HotMap, ...] | None,
         pending: list[bytes] | None,
         ask: Callable[[], None],
-        post: Callable[[Any, int], Future[None]] | None,
+        post: Callable[[Any, int], BatchFuture] | None,
         tier: HotTier,
         /,
     ) -> None:

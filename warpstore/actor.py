@@ -355,6 +355,18 @@ class Actor(Process, Generic[M, R]):
         """Settle the batch that ``handle_batch`` left ``UNDER_WAY``; with ``error``, as the answer to all of it."""
         self._finish_batch(None if error is None else ReplyError(error))
 
+    def settle_batch(self) -> Callable[[], None] | None:
+        """Settle the batch that ``handle_batch`` left ``UNDER_WAY``, but wake no sender; return what does, or None.
+
+        For an owner that has more to do before any code may run; it calls what is returned in the same turn.
+        """
+        batch = self._batch
+        if batch is None:
+            return None
+        batch.done.finish()
+        self._go_on()
+        return batch.done.wake
+
     def crash(self, error: Exception) -> None:
         """End the actor with ``error``, as if its handler had raised it; nothing if it has ended."""
         if self.is_alive:
@@ -395,6 +407,9 @@ class Actor(Process, Generic[M, R]):
         else:
             self._end(error)
             return
+        self._go_on()
+
+    def _go_on(self) -> None:
         self._batch = None
         if self._state is State.RUNNING:
             if self.mailbox:

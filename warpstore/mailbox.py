@@ -20,28 +20,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
+from warpstore._native import BatchFuture
 from warpstore.errors import LimitError, OverloadedError
 
 MESSAGES_MAX = 10_000
 BYTES_MAX = 64 * 1024 * 1024
 
 M = TypeVar("M")
-
-
-class BatchFuture(asyncio.Future[None]):
-    """The future that the messages of one batch share; no waiter can cancel it for the others.
-
-    Cancellation:
-        ``cancel`` is refused. ``Task.cancel`` on a task that awaits this future is therefore delivered once the batch
-        is done: a cancelled writer learns nothing early, and its message is handled. The same holds for
-        ``asyncio.timeout`` and ``asyncio.wait_for``; to stop waiting at a deadline use ``asyncio.wait``.
-    """
-
-    def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002
-        """Return False: the other waiters of the batch keep their answer."""
-        return False
 
 
 def _settle(done: asyncio.Future[None], error: BaseException) -> None:
@@ -63,7 +50,7 @@ class Batch(Generic[M]):
 
     __slots__ = ("done", "messages", "n_bytes")
 
-    def __init__(self, messages: list[M], n_bytes: int, done: asyncio.Future[None]) -> None:
+    def __init__(self, messages: list[M], n_bytes: int, done: BatchFuture) -> None:
         self.messages = messages
         self.n_bytes = n_bytes
         self.done = done
@@ -71,11 +58,14 @@ class Batch(Generic[M]):
     def finish(self) -> None:
         """Tell every waiter of this batch that it was handled; nothing if that is settled."""
         if not self.done.done():
-            self.done.set_result(None)
+            self.done.finish()
+            self.done.wake_soon()
 
     def fail(self, error: BaseException) -> None:
         """Raise ``error`` in every waiter of this batch; nothing if that is settled."""
-        _settle(self.done, error)
+        if not self.done.done():
+            self.done.fail(error)
+            self.done.wake_soon()
 
 
 class Mailbox(Generic[M]):
@@ -131,14 +121,14 @@ class Mailbox(Generic[M]):
         self._wake = wake
         self._messages: list[M] = []
         self._n_bytes = 0
-        self._done: asyncio.Future[None] = BatchFuture(loop=loop)  # Of the batch that is collecting.
+        self._done = BatchFuture(loop=loop)  # Of the batch that is collecting.
         self._waiters: deque[tuple[asyncio.Future[None], int]] = deque()
         self._closed: BaseException | None = None
         # The limits less what was promised to waiters. Closing sets both below zero, so ``post`` needs no other check.
         self._messages_limit = messages_max
         self._bytes_limit = bytes_max
 
-    def post(self, message: M, size: int = 0) -> asyncio.Future[None]:
+    def post(self, message: M, size: int = 0) -> BatchFuture:
         """Queue ``message`` and return the future of its batch, done when the handler of that batch has finished.
 
         Args:
@@ -202,7 +192,7 @@ class Mailbox(Generic[M]):
         if self._closed is not None:  # Closed between the promise and this turn.
             raise self._closed.with_traceback(None)
 
-    async def post_when_room(self, message: M, size: int = 0) -> asyncio.Future[None]:
+    async def post_when_room(self, message: M, size: int = 0) -> BatchFuture:
         """Queue ``message`` as soon as there is room and return the (probably pending) future of its batch.
 
         Raises:

@@ -363,10 +363,11 @@ class Shard(Actor[Message, None]):
             writes.append((tier, slot, key, *decided))
             group.append(decided[1])
 
-    def on_durable(self, lsn: int) -> None:  # noqa: ARG002
+    def on_durable(self, lsn: int) -> Callable[[], None] | None:  # noqa: ARG002
         if not self.durable:
-            return
+            return None
         writes, self._writes = self._writes, []
+        group, self._group = self._group, []
         try:
             for write in writes:
                 if isinstance(write, Batch):
@@ -374,11 +375,11 @@ class Shard(Actor[Message, None]):
                 else:
                     tier, slot, key, value, _ = write
                     tier.young.maps[slot - tier.first_slot].set(key, value)
-            self._fed(self._group)
+            self._fed(group)
         except Exception as e:  # noqa: BLE001 - the shard's fault alone: the lane and the others go on
             self.crash(e)
-            return
-        self.finish_batch()
+            return None
+        return self.settle_batch()
 
     def on_refused(self, error: WalError) -> None:
         self._writes = []

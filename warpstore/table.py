@@ -153,7 +153,7 @@ class Table(MemoryTable[R], Generic[R]):
         write = (self._access.tier(slot), slot, key, value, value)
         shard = self._access.writable(slot)
         if shard.durable:
-            done = shard.mailbox.post(write, len(value))
+            done = asyncio.shield(shard.mailbox.post(write, len(value)))
         elif shard.is_open:
             shard.write_now(write)
             done = self._loop.create_future()

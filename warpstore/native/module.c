@@ -1,5 +1,6 @@
 /* The extension module: the hot tier's maps, the part of a table that needs no wait, and the hash of a key. */
 
+#include "batch_future.h"
 #include "checks.h"
 #include "chunked.h"
 #include "copier.h"
@@ -127,13 +128,14 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__native(void)
 {
     if (hot_map_ready() < 0 || memory_table_ready() < 0 || settled_ready() < 0 || rows_ready() < 0 ||
-        chunked_ready() < 0 || copier_ready() < 0 || encoder_ready() < 0)
+        chunked_ready() < 0 || copier_ready() < 0 || encoder_ready() < 0 || batch_future_ready() < 0)
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (module != NULL &&
         (PyModule_AddType(module, &HotMap_Type) < 0 || PyModule_AddType(module, &MemoryTable_Type) < 0 ||
          PyModule_AddType(module, &Rows_Type) < 0 || PyModule_AddType(module, &ChunkedIterator_Type) < 0 ||
          PyModule_AddType(module, &Copier_Type) < 0 || PyModule_AddType(module, &Encoder_Type) < 0 ||
+         PyModule_AddType(module, &BatchFuture_Type) < 0 ||
          PyModule_AddIntMacro(module, DONE) < 0 || PyModule_AddIntMacro(module, PAUSE) < 0 ||
          PyModule_AddIntMacro(module, LONG_WAY) < 0))
         Py_CLEAR(module);
