@@ -25,7 +25,6 @@ from warpstore.keys import HotKey, key_hash
 from warpstore.values import TOMBSTONE
 
 MERGE_ON_LOOP_MAX = 4_096
-_SLOTS_PER_PAUSE = 4
 
 
 class Generation:
@@ -207,8 +206,7 @@ class HotTier:
             for generation in reversed(cut):
                 clean.update(generation.maps[i])
             clean.drop_tombstones()
-            if i % _SLOTS_PER_PAUSE == 0:
-                await pause()
+            await pause()
         self.frozen = [generation for generation in self.frozen if not generation.cut]
         self._changed()
         self.collapse()
