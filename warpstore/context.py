@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpu_kernels import NumpyBackend
 from wal import FileSystem, Lock
+from warpstore._native import MemoryPool
 from warpstore.clock import Clock
 from warpstore.codec import Codec
 from warpstore.config import Config
@@ -20,6 +21,7 @@ from warpstore.gpu_tier import GpuTier
 from warpstore.hot_tier import HotTier, Snapshot
 from warpstore.keys import HotKey, key_hash
 from warpstore.lane_keeper import LaneKeeper
+from warpstore.memory_cap import MemoryCaps
 from warpstore.routes import TableRoutes
 from warpstore.shard import Shard
 
@@ -47,6 +49,9 @@ class StoreContext:
         checkpointer: What writes the checkpoints.
         closed: Why no call is served any more, or None.
         read_only: Why no write is served any more, or None.
+        caps: The caps on memory.
+        pools: What counts the memory of each table, by its number.
+        on_growth: What to call when a hot tier has grown, or None where there is no cap.
         installing: Held while a checkpoint takes the place of the one before, and while a shard reads one back.
     """
 
@@ -69,6 +74,9 @@ class StoreContext:
         self.closed: WarpstoreError | None = None
         self.read_only: WarpstoreError | None = None
         self.lock = lock
+        self.caps = MemoryCaps(self, config.ram)
+        self.pools: dict[int, MemoryPool] = {}
+        self.on_growth: Callable[[], None] | None = None
         self.installing = asyncio.Lock()
         self._fed: list[GpuTier] = []
         self._backend: NumpyBackend | None = None
