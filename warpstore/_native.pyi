@@ -46,6 +46,18 @@ def scatter(
         Nothing is kept a record but its value: a list of the encoded tuples would wake the collector again and again.
     """
 
+def element_offsets(value: bytes, skip: int, indices: list[int], /) -> list[int]:
+    """Return where elements of a MessagePack array begin.
+
+    Args:
+        value: Bytes with the array.
+        skip: Where in them it begins.
+        indices: Of the elements, in ascending order.
+
+    Raises:
+        ValueError: there is no array, it is cut off, or has fewer elements.
+    """
+
 def all_of(items: Iterable[Any], cls: type, /) -> None:
     """Raise ``TypeError`` unless every item of a container is of exactly this class."""
 
@@ -303,6 +315,9 @@ class HotMap:
 
     def update(self, newer: HotMap, /) -> None:
         """Set everything that ``newer`` holds, which nobody changes any more. It is not charged for any longer."""
+
+    def forget(self, newer: HotMap, /) -> None:
+        """Forget every key that ``newer`` holds."""
 
     def evict(self, n_bytes: int, /) -> int:
         """Forget values that were not looked up since this came by last; return the bytes that became free.

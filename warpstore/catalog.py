@@ -13,8 +13,11 @@ import msgspec
 
 from wal import FileSystem, TornTail
 from warpstore import manifest as manifests
+from warpstore.blocks import SUFFIX as BLOCK_SUFFIX
+from warpstore.blocks import block_path
 from warpstore.errors import ConfigError, IncompatibleSchemaError
 from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest, SchemaEntry, TableManifest
+from warpstore.parts import PartPlan, parts_of
 from warpstore.plan import Plan
 from warpstore.schema import Schema
 
@@ -44,6 +47,11 @@ class Catalog:
         """The folder of the checkpoints."""
         return f"{self.path}/checkpoint"
 
+    @property
+    def block_directory(self) -> str:
+        """The folder of the block files."""
+        return f"{self.path}/blocks"
+
     def lane_directory(self, lane: int) -> str:
         """Return the folder of a lane's log."""
         return self.manifest.lanes[lane].directory or f"{self.path}/log/{lane:03d}"
@@ -56,6 +64,11 @@ class Catalog:
         """Return the table number of each tag."""
         return {entry.tag: table.table for table in self.manifest.tables.values() for entry in table.schemas}
 
+    def parts(self, table: TableManifest) -> dict[int, list[PartPlan]]:
+        """Return the parts of a table's records by tag; only tags whose records have some."""
+        plans = {entry.tag: parts_of(Schema.from_builtins(entry.schema)) for entry in table.schemas}
+        return {tag: parts for tag, parts in plans.items() if parts}
+
     def is_covered(self, lane: int) -> bool:
         """Return whether the store was closed cleanly and the checkpoints hold all of a lane's log."""
         clean, shards = self.manifest.clean_lsns, self.manifest.shards
@@ -64,7 +77,7 @@ class Catalog:
     def make_directories(self) -> None:
         """Create the folders that are missing."""
         lanes = [self.lane_directory(lane) for lane in range(len(self.manifest.lanes))]
-        for path in (self.checkpoint_directory, f"{self.path}/log", *lanes):
+        for path in (self.checkpoint_directory, self.block_directory, f"{self.path}/log", *lanes):
             if not self._files.exists(path):
                 self._files.make_directory(path)
                 self._files.sync_directory(path.rpartition("/")[0])
@@ -145,12 +158,17 @@ class Catalog:
         self._files.sync_directory(directory)
 
     def remove_strays(self) -> None:
-        """Remove checkpoint files that the manifest does not name."""
-        named = {shard.name for shard in self.manifest.shards}
-        directory = self.checkpoint_directory
-        for name in self._files.list_directory(directory):
-            if name.endswith(CHECKPOINT_SUFFIX) and name not in named:
-                self._files.remove(f"{directory}/{name}")
+        """Remove checkpoints and block files that the manifest does not name."""
+        shards = self.manifest.shards
+        named = {shard.name for shard in shards}
+        blocks = {block_path("", number)[1:] for shard in shards for number in shard.blocks}
+        for directory, suffix, keep in (
+            (self.checkpoint_directory, CHECKPOINT_SUFFIX, named),
+            (self.block_directory, BLOCK_SUFFIX, blocks),
+        ):
+            for name in self._files.list_directory(directory):
+                if name.endswith(suffix) and name not in keep:
+                    self._files.remove(f"{directory}/{name}")
 
 
 def new_manifest(store_id: bytes, shards: int, lanes: Iterable[str]) -> Manifest:

@@ -22,6 +22,7 @@ from warpstore.keys import slot_range
 from warpstore.lane_keeper import release_all
 from warpstore.manifest import CheckpointManifest
 from warpstore.shard import Shard
+from warpstore.strategy import Strategy
 from warpstore.values import tombstone
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Checkpointer(Actor[str, None]):
 
     async def on_start(self) -> None:
         self._catalog.on_rotated = self._rotated
+        self._context.caps.checkpointer_started()
 
     async def on_stop(self) -> None:
         self._catalog.on_rotated = lambda: None
@@ -152,12 +154,20 @@ class Checkpointer(Actor[str, None]):
             new: list[Checkpoint] = []
             try:
                 context.files.sync_directory(directory)
+                context.files.sync_directory(catalog.block_directory)
                 for s in job.shards:
                     store_id = catalog.manifest.id_bytes
                     new.append(
-                        Checkpoint.open(context.files, s.target, store_id=store_id, shard=s.shard, pools=context.pools)
+                        Checkpoint.open(
+                            context.files,
+                            s.target,
+                            store_id=store_id,
+                            shard=s.shard,
+                            pools=context.pools,
+                            blocks=context.blocks,
+                        )
                     )
-                entries = [CheckpointManifest(c.path.rpartition("/")[2], c.lsn) for c in new]
+                entries = [CheckpointManifest(c.path.rpartition("/")[2], c.lsn, c.block_numbers) for c in new]
                 catalog.checkpointed(entries, first)
             except BaseException:
                 release_all(new)
@@ -264,9 +274,18 @@ def checkpoint_job(
                 lsn=lsns[i],
                 target=f"{directory}/{number:08x}-{i:03d}.ckpt",
                 salt=context.environment.random_u64(),
+                blocks=(number << 8 | i) & 0xFFFFFFFF,
             )
         )
-    tables = [TableJob(table.table, [entry.tag for entry in table.schemas]) for table in manifest.tables.values()]
+    tables = [
+        TableJob(
+            table.table,
+            [entry.tag for entry in table.schemas],
+            catalog.parts(table),
+            context.strategies.get(name, Strategy()).bytes("compression_threshold") or 0,
+        )
+        for name, table in manifest.tables.items()
+    ]
     return CheckpointJob(
         store_id=manifest.id_bytes,
         logs=logs,
@@ -276,5 +295,6 @@ def checkpoint_job(
         shards=shards,
         dealt_anew=not same,
         now_ms=int(context.clock.wall() * 1000),
+        block_directory=catalog.block_directory,
         on_corruption=context.config.on_corruption,
     )

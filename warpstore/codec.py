@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 
 from warpstore._native import adopt
-from warpstore.annotations import Ephemeral
+from warpstore.annotations import Disk, Ephemeral
 from warpstore.checks import Source, indented
 from warpstore.errors import ValidationError
 from warpstore.explain import explain_value
@@ -188,6 +188,11 @@ class Codec(Generic[R]):
             IncompatibleSchemaError: this type cannot read them.
         """
         return reader(self.plan, tag, schema)
+
+    def needs_whole(self, fields: Iterable[str]) -> bool:
+        """Return whether these fields cannot be read without the parts of a record that are elsewhere."""
+        fields_of = self.plan.fields
+        return any(name in fields_of and isinstance(fields_of[name].tier, Disk | Ephemeral) for name in fields)
 
     def project(self, fields: tuple[str, ...]) -> Callable[[bytes | memoryview], Any]:
         """Return a function from a stored array to an object with just ``fields`` and the key.

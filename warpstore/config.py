@@ -23,7 +23,7 @@ OnCorruption = Literal["refuse", "point_in_time", "salvage"]
 
 SHARDS_DEFAULT = 4
 SHARDS_MAX = 256
-_SIZES = frozenset({"ram", "segment_bytes", "checkpoint_log_bytes", "mailbox_bytes_max"})
+_SIZES = frozenset({"ram", "segment_bytes", "checkpoint_log_bytes", "mailbox_bytes_max", "block_cache_bytes"})
 _DURATIONS = frozenset({"stop_timeout_s"})
 
 
@@ -53,6 +53,8 @@ class Config:
         mailbox_bytes_max: Bytes that wait for one shard before callers wait; 16 to 128 MiB.
         record_cache_entries: Decoded records kept for repeated reads, per table; a power of two, or 0 for none. More
             than the processor's own cache holds cost more than they save.
+        block_cache_bytes: Bytes of decompressed blocks of `Disk` fields that are kept, at most a sixteenth of ``ram``;
+            0 or more.
         restart_intensity: Restarts within ``restart_period_s`` before the store goes read-only; 1 or more.
         restart_period_s: Seconds.
         stop_timeout_s: Seconds that closing waits for a shard.
@@ -74,6 +76,7 @@ class Config:
     mailbox_messages_max: int = 10_000
     mailbox_bytes_max: int = 64 << 20
     record_cache_entries: int = 1024
+    block_cache_bytes: int = 16 << 20
     restart_intensity: int = 3
     restart_period_s: float = 5.0
     stop_timeout_s: float = 30.0
@@ -93,6 +96,7 @@ class Config:
         _within(self, "mailbox_messages_max", 1, 1 << 30)
         _within(self, "mailbox_bytes_max", 16 << 20, 128 << 20)
         _within(self, "record_cache_entries", 0, 1 << 24)
+        _within(self, "block_cache_bytes", 0, 1 << 60)
         _within(self, "restart_intensity", 1, 1 << 20)
         entries = self.record_cache_entries
         if entries & (entries - 1):

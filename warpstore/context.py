@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gpu_kernels import NumpyBackend
 from wal import FileSystem, Lock
 from warpstore._native import MemoryPool
+from warpstore.blocks import BlockFiles
 from warpstore.clock import Clock
 from warpstore.codec import Codec
 from warpstore.config import Config
 from warpstore.environment import Environment, Runner
 from warpstore.errors import WRONG_THREAD, ForkedError, WarpstoreError, WrongThreadError
 from warpstore.gpu_tier import GpuTier
-from warpstore.hot_tier import HotTier, Snapshot
+from warpstore.hot_tier import HotTier, Loaded, Snapshot
 from warpstore.keys import HotKey, key_hash
 from warpstore.lane_keeper import LaneKeeper
 from warpstore.memory_cap import MemoryCaps
 from warpstore.routes import TableRoutes
 from warpstore.shard import Shard
+from warpstore.strategy import Strategy
+from warpstore.values import TOMBSTONE
 
 if TYPE_CHECKING:
     from warpstore.checkpointer import Checkpointer
@@ -50,6 +53,8 @@ class StoreContext:
         closed: Why no call is served any more, or None.
         read_only: Why no write is served any more, or None.
         caps: The caps on memory.
+        blocks: The block files that checkpoints use.
+        strategies: The policies of the tables that have a class, by name.
         pools: What counts the memory of each table, by its number.
         on_growth: What to call when a hot tier has grown, or None where there is no cap.
         installing: Held while a checkpoint takes the place of the one before, and while a shard reads one back.
@@ -74,7 +79,9 @@ class StoreContext:
         self.closed: WarpstoreError | None = None
         self.read_only: WarpstoreError | None = None
         self.lock = lock
-        self.caps = MemoryCaps(self, config.ram)
+        self.caps = MemoryCaps(self, config.ram, config.block_cache_bytes)
+        self.blocks: BlockFiles
+        self.strategies: dict[str, Strategy] = {}
         self.pools: dict[int, MemoryPool] = {}
         self.on_growth: Callable[[], None] | None = None
         self.installing = asyncio.Lock()
@@ -130,22 +137,23 @@ class StoreContext:
         """Let the loop turn."""
         await asyncio.sleep(0)
 
-    async def load(self, wanted: Sequence[tuple[HotTier, int, HotKey]]) -> None:
-        """Read records from checkpoints, with one thread hop for all, and promote them.
+    async def load(self, wanted: Sequence[tuple[HotTier, int, HotKey]]) -> list[Loaded]:
+        """Read records from disk, with one thread hop for all, and promote what memory may keep of them.
 
         Raises:
-            CorruptionError: a checkpoint is damaged.
+            CorruptionError: a checkpoint or a block file is damaged.
         """
         states = [(tier, slot, key, tier.cold, tier.checkpoint, tier.revision) for tier, slot, key in wanted]
         for _, _, _, _, checkpoint, _ in states:
             if checkpoint is not None:
                 checkpoint.acquire()
 
-        def read() -> list[bytes | None]:
-            return [
-                cold.find(key_hash(key), key, blocking=True) if cold is not None else None  # type: ignore[misc]
+        def read() -> list[tuple[bytes | None, bytes | None]]:
+            found = [
+                cold.find(key_hash(key), key, blocking=True) if cold is not None else None
                 for _, _, key, cold, _, _ in states
             ]
+            return list(zip(found, self.blocks.whole_many(found), strict=True))  # type: ignore[arg-type]
 
         try:
             found = await self.run(read)
@@ -153,9 +161,12 @@ class StoreContext:
             for _, _, _, _, checkpoint, _ in states:
                 if checkpoint is not None:
                     checkpoint.release()
-        for (tier, slot, key, _, _, revision), value in zip(states, found, strict=True):
+        loaded: list[Loaded] = []
+        for (tier, slot, key, cold, _, revision), (value, whole) in zip(states, found, strict=True):
             if tier.revision == revision and tier.in_memory(slot, key) is None:
                 tier.promote(slot, key, value)
+            loaded.append(Loaded(cold, TOMBSTONE if value is None else value, TOMBSTONE if whole is None else whole))
+        return loaded
 
     # Columns
 
@@ -210,7 +221,7 @@ class StoreContext:
     def release(self) -> None:
         """Release threads, columns and the lock; the last step of closing."""
         for shard in self.shards.values():
-            shard.release_checkpoint()
+            shard.release_state()
         for tier in self.gpu_tiers:
             tier.close()
         if self._backend is not None:

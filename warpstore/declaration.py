@@ -22,6 +22,7 @@ from warpstore.containers import Sequence, StructKind
 from warpstore.errors import SchemaError, ValidationError
 from warpstore.gpu_fields import ColumnKind, column_of
 from warpstore.kinds import KindBuilder, hints_of
+from warpstore.parts import part_order
 from warpstore.plan import ComputedField, FieldPlan, GpuField, Plan, TemporalField, nearest
 from warpstore.scalars import Float, Scalar
 from warpstore.schema import FieldSchema, KeyKind, Schema
@@ -66,7 +67,7 @@ def compile_plan(cls: type[Any], table: str, strategy: Strategy, local_names: Ma
     if len(masses) > 1:
         raise SchemaError(f"{cls.__name__}: mass=True on {' and '.join(masses)}; at most one field weighs its record")
     rest = [f for f in fields.values() if f is not key and not isinstance(f.tier, Ephemeral)]
-    stored = [key, *sorted(rest, key=lambda f: not f.fixed_width)]
+    stored = [key, *sorted(rest, key=_stored_order)]
     ephemeral = [f for f in fields.values() if isinstance(f.tier, Ephemeral)]
     return Plan(
         table=table,
@@ -95,6 +96,13 @@ def compile_plan(cls: type[Any], table: str, strategy: Strategy, local_names: Ma
         ),
         fields=MappingProxyType({f.name: f for f in (*stored, *ephemeral)}),
     )
+
+
+def _stored_order(field: FieldPlan) -> tuple[int, bool, str]:
+    """Fixed-width fields first, `Disk` fields last, those of one part (`warpstore.parts`) together."""
+    if isinstance(field.tier, Disk):
+        return 2, *part_order({"compression": field.tier.compression, "cache": field.tier.cache})
+    return int(not field.fixed_width), False, ""
 
 
 def _horizons(tier: Temporal) -> dict[str, float | None]:

@@ -23,6 +23,7 @@ from warpstore.codec import Codec
 from warpstore.errors import ValidationError, WarpstoreError
 from warpstore.hot_tier import Snapshot
 from warpstore.keys import HotKey
+from warpstore.parts import head_of, is_split
 from warpstore.values import (
     DEADLINE_BYTE,
     DEADLINE_BYTES,
@@ -31,6 +32,7 @@ from warpstore.values import (
     deadline_of,
     split_payload,
 )
+from warpstore.would_block import WouldBlock
 
 if TYPE_CHECKING:
     from warpstore.context import StoreContext
@@ -210,8 +212,12 @@ class GpuTier:
             body = value[DEADLINE_BYTES:] if has_end else value
             if body.startswith(self._plain):
                 records.append(self._project(body))
+            elif is_split(body) and split_payload(body)[0] == self._codec.tag:
+                records.append(self._project(head_of(body)))
             else:
-                records.append(self._older[split_payload(body)[0]](body))
+                whole = self._context.blocks.whole(body, blocking=True)
+                assert not isinstance(whole, WouldBlock)
+                records.append(self._older[split_payload(body)[0]](whole))
         columns = {
             name: np.array(list(map(get, records)), dtype.base).reshape(len(records), *dtype.shape)
             for (name, dtype), get in zip(self.dtypes.items(), self._values, strict=True)

@@ -17,14 +17,30 @@ checkpoint below holds one state. In all of them `TOMBSTONE` is a deleted key.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from warpstore._native import HotMap, MemoryPool, set_values
-from warpstore.checkpoint import WOULD_BLOCK, Checkpoint, CheckpointTable, WouldBlock
+from warpstore.blocks import BlockFiles
+from warpstore.checkpoint import Checkpoint, CheckpointTable, WouldBlock
 from warpstore.key_order import KeyOrder
 from warpstore.keys import HotKey, key_hash
 from warpstore.values import TOMBSTONE
 
 MERGE_ON_LOOP_MAX = 4_096
+
+
+class Loaded(NamedTuple):
+    """What disk held for a key: true as long as the checkpoint is the tier's, and memory says nothing newer.
+
+    Attributes:
+        cold: The checkpoint's table that it was read from.
+        value: The value, perhaps split; `TOMBSTONE` if there is none.
+        whole: The value with its parts.
+    """
+
+    cold: CheckpointTable | None
+    value: bytes
+    whole: bytes
 
 
 class Generation:
@@ -80,6 +96,7 @@ class HotTier:
         checkpoint: The shard's checkpoint, or None.
         pool: What counts its bytes, or None.
         on_growth: Called when a read has put something into memory, or None.
+        blocks: Holds the parts of the records; None: they have no parts, or only ones that are not read.
 
     Attributes:
         on_change: Called when ``young`` or ``frozen`` became another object, so that fast paths can follow.
@@ -90,6 +107,7 @@ class HotTier:
         "_hand",
         "_on_growth",
         "_pool",
+        "blocks",
         "checkpoint",
         "clean",
         "cold",
@@ -109,6 +127,7 @@ class HotTier:
         checkpoint: Checkpoint | None,
         pool: MemoryPool | None = None,
         on_growth: Callable[[], None] | None = None,
+        blocks: BlockFiles | None = None,
     ) -> None:
         self.table = table
         self.slots = slots
@@ -118,6 +137,7 @@ class HotTier:
         self.clean = [HotMap(pool) for _ in slots]
         self._pool = pool
         self._on_growth = on_growth
+        self.blocks = blocks
         self._hand = 0
         self.checkpoint = checkpoint
         self.cold: CheckpointTable | None = checkpoint.tables.get(table) if checkpoint else None
@@ -149,8 +169,16 @@ class HotTier:
             return TOMBSTONE
         return value
 
-    def current(self, slot: int, key: HotKey, *, blocking: bool = False) -> bytes | WouldBlock:
-        """Return the newest value, `TOMBSTONE` if there is none, or `WOULD_BLOCK`. Promotes what it reads.
+    def head(
+        self, slot: int, key: HotKey, *, blocking: bool = False, loaded: Loaded | None = None
+    ) -> bytes | WouldBlock:
+        """Return the newest value, perhaps split, `TOMBSTONE` if none, or `WOULD_BLOCK`; promote what it reads.
+
+        Args:
+            slot: The key's slot.
+            key: The key.
+            blocking: Whether it may wait for the disk.
+            loaded: What was read before: it counts where memory has let go of it already.
 
         Raises:
             CorruptionError: the checkpoint is damaged.
@@ -158,11 +186,26 @@ class HotTier:
         value = self.in_memory(slot, key)
         if value is not None:
             return value
+        if loaded is not None and loaded.cold is self.cold:
+            return loaded.value
         assert self.cold is not None
         found = self.cold.find(key_hash(key), key, blocking=blocking)
-        if found is WOULD_BLOCK:
-            return WOULD_BLOCK
-        return self.promote(slot, key, found)  # type: ignore[arg-type]
+        return found if isinstance(found, WouldBlock) else self.promote(slot, key, found)
+
+    def current(
+        self, slot: int, key: HotKey, *, blocking: bool = False, loaded: Loaded | None = None
+    ) -> bytes | WouldBlock:
+        """Return the newest value with its parts; else as `head`.
+
+        Raises:
+            CorruptionError: the checkpoint or a block file is damaged.
+        """
+        value = self.head(slot, key, blocking=blocking, loaded=loaded)
+        if self.blocks is None or isinstance(value, WouldBlock) or not value:
+            return value
+        if loaded is not None and loaded.value == value:
+            return loaded.whole
+        return self.blocks.whole(value, blocking=blocking)
 
     def promote(self, slot: int, key: HotKey, found: bytes | None) -> bytes:
         """Keep what the checkpoint says about a key, and return it as a value."""
@@ -185,6 +228,11 @@ class HotTier:
                 break
             self._hand = (self._hand + 1) % len(self.clean)
         return freed
+
+    def forget_pages(self) -> None:
+        """Let go of the cached index pages of the checkpoint."""
+        if self.cold is not None:
+            self.cold.forget()
 
     # Generations
 
@@ -231,11 +279,16 @@ class HotTier:
     async def install(self, checkpoint: Checkpoint, pause: Callable[[], Awaitable[None]]) -> None:
         """Put a checkpoint, which holds every generation marked by `begin_cut`, below the others."""
         cut = [generation for generation in self.frozen if generation.cut]
+        before = self.checkpoint
         self.checkpoint, self.cold = checkpoint, checkpoint.tables.get(self.table)
         self.revision += 1
+        if before is not None and not set(before.block_numbers) <= set(checkpoint.block_numbers):
+            self.clean = [HotMap(self._pool) for _ in self.slots]  # what is split may name a file that goes
+            self._changed()
         for i, clean in enumerate(self.clean):
             for generation in reversed(cut):
-                clean.update(generation.maps[i])
+                # Whole records are copied; of those with parts the heads come back with the next read.
+                clean.update(generation.maps[i]) if self.blocks is None else clean.forget(generation.maps[i])
             clean.drop_tombstones()
             await pause()
         self.frozen = [generation for generation in self.frozen if not generation.cut]

@@ -182,13 +182,25 @@ def load_tiers(context: StoreContext, catalog: Catalog, shard: int) -> tuple[Tie
     if entry.name:
         path = f"{catalog.checkpoint_directory}/{entry.name}"
         checkpoint = Checkpoint.open(
-            context.files, path, store_id=catalog.manifest.id_bytes, shard=shard, pools=context.pools
+            context.files,
+            path,
+            store_id=catalog.manifest.id_bytes,
+            shard=shard,
+            pools=context.pools,
+            blocks=context.blocks,
         )
         if checkpoint.lsn != entry.lsn:
             raise CorruptionError(f"{path}: it ends at LSN {checkpoint.lsn}, not {entry.lsn}", path=path, offset=0)
     slots = slot_range(shard, len(catalog.manifest.shards))
     tiers = {
-        entry.table: HotTier(entry.table, slots, checkpoint, context.pools.get(entry.table), context.on_growth)
+        entry.table: HotTier(
+            entry.table,
+            slots,
+            checkpoint,
+            context.pools.get(entry.table),
+            context.on_growth,
+            blocks=context.blocks if catalog.parts(entry) else None,
+        )
         for entry in catalog.manifest.tables.values()
     }
     return tiers, checkpoint

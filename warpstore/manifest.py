@@ -51,10 +51,17 @@ class LaneManifest(msgspec.Struct, frozen=True):
 
 
 class CheckpointManifest(msgspec.Struct, frozen=True):
-    """A shard's checkpoint: its file name, or "" for none, and the LSN up to which it holds everything."""
+    """A shard's checkpoint.
+
+    Attributes:
+        name: Its file's name, or "" for none.
+        lsn: The LSN up to which it holds everything.
+        blocks: The numbers of the block files that its records have parts in.
+    """
 
     name: str
     lsn: int
+    blocks: list[int] = []
 
 
 class Manifest(msgspec.Struct, frozen=True):

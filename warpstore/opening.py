@@ -12,7 +12,9 @@ from typing import Any
 
 from wal import FileSystem, Lock, WalError
 from warpstore import manifest as manifests
+from warpstore.blocks import BlockFiles
 from warpstore.catalog import Catalog, check_names, new_manifest, with_schemas
+from warpstore.checkpoint import Checkpoint
 from warpstore.checkpoint.job import LogJob, run_job
 from warpstore.checkpointer import Checkpointer, checkpoint_job
 from warpstore.config import SHARDS_DEFAULT, Config
@@ -28,9 +30,9 @@ from warpstore.errors import (
     StoreInUseError,
 )
 from warpstore.keys import slot_range
-from warpstore.lane_keeper import LaneKeeper, Prepared, load_tiers, release_all, replay_into
+from warpstore.lane_keeper import DISK, LaneKeeper, Prepared, load_tiers, release_all, replay_into
 from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest
-from warpstore.memory_cap import priority_of
+from warpstore.memory_cap import MEMORY, check_pools, priority_of
 from warpstore.plan import Plan
 from warpstore.process import Process
 from warpstore.routes import TableRoutes
@@ -58,6 +60,7 @@ async def open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, envi
         ConfigError: a setting contradicts the store.
     """
     check_names(plans)
+    check_pools(plan.strategy for plan in plans)
     try:
         return await _open_parts(path, plans, config, environment)
     except OSError as e:
@@ -75,12 +78,17 @@ async def _open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, env
         _check_lanes(manifest, config)
         catalog = Catalog(files, path, manifest)
         context = StoreContext(path, loop, config, environment, lock)
+        context.blocks = BlockFiles(
+            files, catalog.block_directory, store_id=manifest.id_bytes, cache=context.caps.block_cache
+        )
+        context.strategies = {plan.table: plan.strategy for plan in plans}
         await context.run(lambda: _prepare(context, catalog, config, tables, next_table, next_tag))
-        strategies = {plan.table: plan.strategy for plan in plans}
         for name, table in catalog.manifest.tables.items():
             context.tables[table.table] = TableRoutes(table.table)
             context.table_numbers[name] = table.table
-            context.pools[table.table] = context.caps.add_table(table.table, priority_of(table), strategies.get(name))
+            context.pools[table.table] = context.caps.add_table(
+                table.table, priority_of(table), context.strategies.get(name)
+            )
         if context.caps.is_active:
             context.on_growth = context.caps.check
         root = _tree(context, catalog)
@@ -189,7 +197,12 @@ def _reshard(context: StoreContext, catalog: Catalog, n_shards: int) -> None:
     except WalError as e:
         raise CorruptionError(str(e), path=catalog.path, offset=0) from e
     context.files.sync_directory(catalog.checkpoint_directory)
-    names = [CheckpointManifest(shard.target.rpartition("/")[2], lsn) for shard in job.shards]
+    context.files.sync_directory(catalog.block_directory)
+    names = []
+    for shard in job.shards:
+        made = Checkpoint.open(context.files, shard.target, store_id=manifest.id_bytes, shard=shard.shard)
+        names.append(CheckpointManifest(shard.target.rpartition("/")[2], lsn, made.block_numbers))
+        made.release()
     catalog.redealt(names, lanes)
 
 
@@ -277,8 +290,12 @@ async def _start_shard(context: StoreContext, catalog: Catalog, index: int) -> S
     shard.attach(keeper.lane if config.durability != "memory" else None, prepared.lsn_next)
     before = context.shards.get(index)
     context.shards[index] = shard
+    if context.caps.is_over:
+        shard.hold_writers(MEMORY)
+    if keeper.lane is not None and keeper.lane.lagging:
+        shard.hold_writers(DISK)
     context.forget_columns()
     context.follow(shard)
     if before is not None:
-        before.release_checkpoint()
+        before.release_state()
     return shard

@@ -22,7 +22,8 @@ from warpstore.checkpoint import CheckpointTable, WouldBlock
 from warpstore.errors import ValidationError
 from warpstore.hot_tier import Generation, HotTier, Snapshot
 from warpstore.keys import HotKey, key_hash
-from warpstore.values import DEADLINE_BYTE, deadline_of, live_body
+from warpstore.parts import is_split_value
+from warpstore.values import DEADLINE_BYTE, deadline_of, live_body, split_payload
 
 if TYPE_CHECKING:
     from warpstore.codec import Codec
@@ -163,6 +164,7 @@ class Scan(ChunkedIterator[T]):
         codec: The table's.
         whole: Decodes a value to a record.
         part: Decodes a value to some of its fields; None for whole records.
+        needs_whole: Whether what is decoded needs the parts of records that are elsewhere.
         finish: Called with every record before it is given out, or None.
         reverse: In descending order.
     """
@@ -176,6 +178,7 @@ class Scan(ChunkedIterator[T]):
         *,
         whole: Callable[[bytes], Any],
         part: Callable[[bytes], Any] | None,
+        needs_whole: bool,
         finish: Callable[[Any], None] | None,
         reverse: bool,
     ) -> None:
@@ -185,6 +188,8 @@ class Scan(ChunkedIterator[T]):
         self._tiers = tiers
         self._decode = part or whole
         self._decode_array = codec.decode_array if part is None else None
+        self._needs_whole = needs_whole
+        self._tag = codec.tag
         self._finish = finish
         self._left = sys.maxsize if bounds.limit is None else bounds.limit
         self._snapshots: list[Snapshot] = []
@@ -243,7 +248,7 @@ class Scan(ChunkedIterator[T]):
                 await run.fill(min(self._left, READ_AHEAD_MAX) // len(self._tiers))
         rows = merge([run.rows for run in self._runs], n, self.reverse)
         self._n_since_pause += len(rows)
-        records = self._decoded(rows)
+        records = self._decoded(rows, None if rows.is_ordinary else await self._joined(list(rows)))
         if rows.is_last:
             self._left = len(records)
         return records
@@ -263,17 +268,43 @@ class Scan(ChunkedIterator[T]):
                 runs.append(_CheckpointRun(cold, cold.block_numbers(self.bounds.start, self.bounds.stop), self))
         return runs
 
-    def _decoded(self, rows: Rows) -> list[T]:
-        """Return the live records of some rows, decoded in one call if they are all ordinary."""
+    async def _joined(self, values: list[bytes]) -> list[bytes]:
+        """Return values with the parts that decoding them needs."""
+        split = [i for i, value in enumerate(values) if is_split_value(value)]
+        if not self._needs_whole:
+            split = [i for i in split if split_payload(values[i])[0] != self._tag]
+        blocks = self.context.blocks
+        missing: list[int] = []
+        for i in split:
+            whole = blocks.whole(values[i], blocking=False)
+            if isinstance(whole, WouldBlock):
+                missing.append(i)
+            else:
+                values[i] = whole
+        if missing:
+            found = await self.context.run(lambda: blocks.whole_many([values[i] for i in missing]))
+            for i, value in zip(missing, found, strict=True):
+                assert value is not None
+                values[i] = value
+        return values
+
+    def _decoded(self, rows: Rows, values: list[bytes] | None) -> list[T]:
+        """Return the live records of some rows, decoded in one call if they are all ordinary.
+
+        Args:
+            rows: The rows.
+            values: They as values that can be decoded, if they are not all ordinary.
+        """
         records: list[T]
-        if self._decode_array is not None and rows.is_ordinary:
+        if values is None and self._decode_array is not None:
             try:
                 records = self._decode_array(rows.array())
             except msgspec.DecodeError:  # an older schema among them
                 records = [self._decode(value) for value in rows]
         else:
             now_ms = int(self.context.clock.wall() * 1000)
-            records = [self._decode(body) for value in rows if (body := live_body(value, now_ms)) is not None]
+            some = rows if values is None else values
+            records = [self._decode(body) for value in some if (body := live_body(value, now_ms)) is not None]
         if self._finish is not None:
             for record in records:
                 self._finish(record)

@@ -33,7 +33,7 @@ from warpstore.errors import (
     ShardUnavailableError,
     WrongThreadError,
 )
-from warpstore.hot_tier import HotTier
+from warpstore.hot_tier import HotTier, Loaded
 from warpstore.keys import HotKey
 from warpstore.process import Reason, State
 from warpstore.values import split_payload
@@ -50,18 +50,25 @@ class Operation:
         decide: From the current value (`TOMBSTONE`: absent) to the new value and its payload, or None to write nothing.
             What it raises goes to the caller; nothing is written then.
         must_load: Set where the current value has to be read from disk first; the caller loads it and tries again.
+        loaded: What was read from disk before it was tried again, or None.
         error: What ``decide`` raised.
     """
 
-    __slots__ = ("decide", "error", "key", "must_load", "slot", "tier")
+    __slots__ = ("decide", "error", "key", "loaded", "must_load", "slot", "tier")
 
     def __init__(
-        self, tier: HotTier, slot: int, key: HotKey, decide: Callable[[bytes], tuple[bytes, bytes] | None]
+        self,
+        tier: HotTier,
+        slot: int,
+        key: HotKey,
+        decide: Callable[[bytes], tuple[bytes, bytes] | None],
+        loaded: Loaded | None = None,
     ) -> None:
         self.tier = tier
         self.slot = slot
         self.key = key
         self.decide = decide
+        self.loaded = loaded
         self.must_load = False
         self.error: BaseException | None = None
 
@@ -173,7 +180,7 @@ class Shard(Actor[Message, None]):
         self._held: set[str] = set()  # why writers wait
         self._group: list[bytes] = []
         self._writes: list[Write | Batch] = []
-        self._room: asyncio.Future[None] | None = None
+        self._rooms: dict[str, asyncio.Future[None]] = {}  # what writers wait for, by what they need not wait for
         self._refusal: Exception | None = None
 
     # Life
@@ -205,16 +212,19 @@ class Shard(Actor[Message, None]):
             )
         return ShardUnavailableError(f"{self.name} was stopped; nothing was applied")
 
-    def release_checkpoint(self) -> None:
-        """Let go of the checkpoint, when another shard has taken this one's place or the store is closed."""
+    def release_state(self) -> None:
+        """Let go of the tiers and the checkpoint, when another shard has taken this one's place or the store is closed.
+
+        Whoever remembers a shard that crashed, a traceback for one, does not keep its memory.
+        """
+        self.tiers, self._writes = {}, []
         checkpoint, self.checkpoint = self.checkpoint, None
         if checkpoint is not None:
             checkpoint.release()
 
-    @property
-    def is_held(self) -> bool:
-        """Whether writers have to wait in `room`."""
-        return bool(self._held) or not self._opened
+    def is_held(self, *, but_for: str = "") -> bool:
+        """Return whether a writer has to wait in `room`; there may be one reason that does not concern it."""
+        return not self._opened or bool(self._held - {but_for})
 
     def hold_writers(self, reason: str) -> None:
         """Make writers wait in `room`, until the reason is released."""
@@ -223,18 +233,18 @@ class Shard(Actor[Message, None]):
             self._routes_changed()
 
     def release_writers(self, reason: str) -> None:
-        """Let writers in again, if that was the only reason to hold them."""
+        """Let writers in again that no other reason holds."""
         if reason in self._held:
             self._held.remove(reason)
             self._routes_changed()
-            if not self._held:
-                self._wake_room()
+            self._wake_room()
 
     def refuse_waiting(self, error: Exception) -> None:
-        """Raise ``error`` in the writers that wait in `room`; those who come later wait again."""
-        if self._room is not None and not self._room.done():
-            self._room.set_exception(error)
-            self._room.exception()  # marks it retrieved: the waiters may have been cancelled
+        """Raise ``error`` in the writers whom every reason concerns and who wait in `room`; later ones wait again."""
+        room = self._rooms.pop("", None)
+        if room is not None and not room.done():
+            room.set_exception(error)
+            room.exception()  # marks it retrieved: the waiters may have been cancelled
 
     @property
     def takes_posts(self) -> bool:
@@ -261,29 +271,34 @@ class Shard(Actor[Message, None]):
         self._on_routes(self)
 
     def _wake_room(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        rooms, self._rooms = self._rooms, {}
+        for room in rooms.values():
+            if not room.done():
+                room.set_result(None)
 
     def _tier_changed(self, tier: HotTier) -> None:  # noqa: ARG002
         self._on_routes(self)
 
     # Relaxed writes
 
-    async def room(self) -> None:
+    async def room(self, *, but_for: str = "") -> None:
         """Return when a write may go in.
+
+        Args:
+            but_for: A reason to hold writers that does not concern this one.
 
         Raises:
             MemoryLimitError: there is no memory for it, and there will not be.
             UnavailableError: the shard has ended, or takes no writes any more.
         """
-        while self.is_held:
+        while self.is_held(but_for=but_for):
             if self._refusal is not None:
                 raise self._refusal.with_traceback(None)
             if not self.is_alive or self.state is State.STOPPING:
                 raise self.ended_error(self.reason or "shutdown", in_hand=False)
-            if self._room is None or self._room.done():
-                self._room = self.loop.create_future()
-            room = self._room
+            room = self._rooms.get(but_for)
+            if room is None:
+                room = self._rooms[but_for] = self.loop.create_future()
             if self._on_wait is not None:
                 self._on_wait()
             await asyncio.shield(room)
@@ -320,7 +335,7 @@ class Shard(Actor[Message, None]):
         Raises:
             Exception: what its function raised; nothing was written.
         """
-        current = operation.tier.current(operation.slot, operation.key)
+        current = operation.tier.current(operation.slot, operation.key, loaded=operation.loaded)
         if isinstance(current, WouldBlock):
             operation.must_load = True
             return
@@ -388,7 +403,7 @@ class Shard(Actor[Message, None]):
         try:
             current: bytes | WouldBlock | None = seen.newest.get((tier.table, key))
             if current is None:
-                current = tier.current(slot, key)
+                current = tier.current(slot, key, loaded=operation.loaded)
             if isinstance(current, WouldBlock) or seen.n_bytes > GROUP_BYTES_MAX:
                 operation.must_load = True  # or wait for a group with room
                 return

@@ -42,6 +42,7 @@ class Settings(TypedDict, total=False):
     mailbox_messages_max: int
     mailbox_bytes_max: int | str
     record_cache_entries: int
+    block_cache_bytes: int | str
     restart_intensity: int
     restart_period_s: float | str
     stop_timeout_s: float | str

@@ -35,6 +35,7 @@ from warpstore.errors import (
     WarpstoreError,
 )
 from warpstore.keys import HotKey
+from warpstore.parts import head_of, is_split, is_split_value
 from warpstore.record import Record
 from warpstore.routes import TableRoutes
 from warpstore.scan import Scan, ScanBounds, count_live
@@ -46,6 +47,7 @@ from warpstore.values import (
     deadline_of,
     has_deadline,
     live_body,
+    split_payload,
     tombstone,
     with_deadline,
 )
@@ -425,6 +427,7 @@ class Table(MemoryTable[R], Generic[R]):
             self._codec,
             whole=self._decoded,
             part=None if fields is None else self._projection(tuple(fields)),
+            needs_whole=fields is None or self._codec.needs_whole(fields),
             finish=fill if filled else None,
             reverse=reverse,
         )
@@ -479,7 +482,7 @@ class Table(MemoryTable[R], Generic[R]):
 
         def decode(value: bytes) -> Any:
             try:
-                return project(value)
+                return project(head_of(value) if is_split(value) else value)
             except msgspec.DecodeError:
                 return project(self._encode(self._decoded(value))[2])
 
@@ -500,12 +503,18 @@ class Table(MemoryTable[R], Generic[R]):
     async def _records_one_by_one(self, keys: list[Any], fields: tuple[str, ...] | None) -> list[R | None]:
         """Return the records under keys, or some fields of them, one by one."""
         routed = self._codec.routes(keys)
-        values = self._access.values(routed)
-        if None in values:
-            await self._access.load_missing(routed, values)
+        values = await self._access.values(routed, whole=fields is None or self._codec.needs_whole(fields))
+        older = [i for i, value in enumerate(values) if self._is_split_of_older(value)]
+        if older:
+            for i, value in zip(older, await self._access.values([routed[i] for i in older], whole=True), strict=True):
+                values[i] = value
         decode = self._decoded if fields is None else self._projection(fields)
         now_ms = self._now_ms()
         return [self._live(value, now_ms, decode) for value in values]
+
+    def _is_split_of_older(self, value: bytes) -> bool:
+        """Return whether a value is split and of an older schema, so that its head alone does not do."""
+        return bool(value) and is_split_value(value) and split_payload(value)[0] != self._codec.tag
 
     def _live(self, value: bytes | None, now_ms: int, decode: Callable[[bytes], Any] | None = None) -> R | None:
         """Return the record of a value, or what else ``decode`` gives; None if it is absent or past its deadline."""

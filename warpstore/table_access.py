@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from warpstore.checkpoint import WouldBlock
 from warpstore.errors import LimitError, OverloadedError
-from warpstore.hot_tier import HotTier
+from warpstore.hot_tier import HotTier, Loaded
 from warpstore.keys import HotKey, slot_of
+from warpstore.memory_cap import MEMORY
+from warpstore.parts import is_split_value
 from warpstore.routes import TableRoutes
 from warpstore.shard import Batch, Operation, Shard, Write
-from warpstore.values import split_payload
+from warpstore.values import TOMBSTONE, split_payload
 
 if TYPE_CHECKING:
     from warpstore.context import StoreContext
@@ -96,50 +98,55 @@ class TableAccess:
 
     # Reads
 
-    def values(self, routed: Sequence[tuple[int, HotKey]]) -> list[bytes | None]:
-        """Return what memory holds for each key; None where only the checkpoint can tell."""
+    async def values(self, routed: Sequence[tuple[int, HotKey]], *, whole: bool) -> list[bytes]:
+        """Return the newest value of each key, `TOMBSTONE` where there is none.
+
+        What is on disk comes from the page cache here, the rest with one thread hop.
+
+        Args:
+            routed: The keys with their slots.
+            whole: Whether values are wanted with their parts; else they may be split.
+        """
         memory, tiers = self._slots.memory, self._slots.tiers
         assert memory is not None
-        values: list[bytes | None] = []
+        values: list[bytes] = []
+        missing: list[int] = []
         for slot, hot in routed:
-            value = memory._value(hot)
+            value: bytes | WouldBlock | None = memory._value(hot)
             if value is None:
                 self.readable(slot)
-                value = tiers[slot].in_memory(slot, hot)  # type: ignore[union-attr]
+                value = tiers[slot].head(slot, hot)  # type: ignore[union-attr]
+            if whole and isinstance(value, bytes) and value and is_split_value(value):
+                value = self._context.blocks.whole(value, blocking=False)
+            if isinstance(value, WouldBlock):
+                missing.append(len(values))
+                value = TOMBSTONE
             values.append(value)
+        if missing:
+            found = await self._context.load([(self.tier(routed[i][0]), *routed[i]) for i in missing])
+            for i, loaded in zip(missing, found, strict=True):
+                values[i] = await self._load(*routed[i], loaded, whole=whole)
         return values
 
     async def load(self, slot: int, hot: HotKey) -> bytes:
-        """Return the newest value, `TOMBSTONE` if there is none, from memory or from disk."""
+        """Return the newest value with its parts, `TOMBSTONE` if there is none, from memory or from disk."""
+        return await self._load(slot, hot, None, whole=True)
+
+    async def _load(self, slot: int, hot: HotKey, loaded: Loaded | None, *, whole: bool) -> bytes:
         while True:
             self.readable(slot)
             tier = self.tier(slot)
-            value = tier.current(slot, hot)
+            value = (tier.current if whole else tier.head)(slot, hot, loaded=loaded)
             if not isinstance(value, WouldBlock):
                 return value
-            await self._context.load([(tier, slot, hot)])
-
-    async def load_missing(self, routed: Sequence[tuple[int, HotKey]], values: list[bytes | None]) -> None:
-        """Fill in what memory did not hold: from the page cache here, the rest with one thread hop."""
-        missing: list[tuple[int, int, HotKey]] = []
-        for i, (slot, hot) in enumerate(routed):
-            if values[i] is None:
-                value = self.tier(slot).current(slot, hot)
-                if isinstance(value, WouldBlock):
-                    missing.append((i, slot, hot))
-                else:
-                    values[i] = value
-        if missing:
-            await self._context.load([(self.tier(slot), slot, hot) for _, slot, hot in missing])
-            for i, slot, hot in missing:
-                values[i] = await self.load(slot, hot)
+            (loaded,) = await self._context.load([(tier, slot, hot)])
 
     # Writes
 
     async def write(self, write: Write) -> None:
         """Make one write, waiting for room, and in "fsync" mode until it is durable."""
         shard = self.writable(write[1])
-        while shard.is_held:
+        while shard.is_held():
             await shard.room()
             shard = self.writable(write[1])
         if shard.durable:
@@ -169,15 +176,15 @@ class TableAccess:
                     f"{self._name}: {len(part)} records of one batch fall into one shard and have {n_bytes} bytes, the"
                     f" limit is {BATCH_BYTES_MAX}; split the batch"
                 )
+        self._context.caps.admit(self._slots.table, sum(sizes))
+        slots = [slot_of(split_payload(part[0])[1]) if part else -1 for part in parts]
+        while held := [slot for slot in slots if slot >= 0 and self.writable(slot).is_held()]:
+            await self.writable(held[0]).room()
         waits = []
-        for part, n_bytes in zip(parts, sizes, strict=True):
+        for part, n_bytes, slot in zip(parts, sizes, slots, strict=True):
             if not part:
                 continue
-            slot = slot_of(split_payload(part[0])[1])
             shard = self.writable(slot)
-            while shard.is_held:
-                await shard.room()
-                shard = self.writable(slot)
             if shard.durable:
                 size = min(n_bytes, shard.mailbox.bytes_max)
                 waits.append(await shard.mailbox.post_when_room(Batch(self.tier(slot), part), size))
@@ -187,14 +194,30 @@ class TableAccess:
             await done
         await asyncio.sleep(0)
 
-    async def operate(self, slot: int, key: HotKey, decide: Callable[[bytes], tuple[bytes, bytes] | None]) -> None:
-        """Run a conditional write where the order of writes is decided, loading the record first if it is on disk."""
+    async def operate(
+        self,
+        slot: int,
+        key: HotKey,
+        decide: Callable[[bytes], tuple[bytes, bytes] | None],
+        *,
+        frees_memory: bool = False,
+    ) -> None:
+        """Run a conditional write where the order of writes is decided, loading the record first if it is on disk.
+
+        Args:
+            slot: The key's slot.
+            key: The key.
+            decide: As for `Operation`.
+            frees_memory: Whether it deletes; then it does not wait for memory.
+        """
+        but_for = MEMORY if frees_memory else ""
+        loaded: Loaded | None = None
         while True:
             shard = self.writable(slot)
-            if shard.is_held:
-                await shard.room()
+            if shard.is_held(but_for=but_for):
+                await shard.room(but_for=but_for)
                 continue
-            operation = Operation(self.tier(slot), slot, key, decide)
+            operation = Operation(self.tier(slot), slot, key, decide, loaded)
             if shard.durable:
                 await (await shard.mailbox.post_when_room(operation))
                 if operation.error is not None:
@@ -206,4 +229,4 @@ class TableAccess:
                     await asyncio.sleep(0)
             if not operation.must_load:
                 return
-            await self._context.load([(operation.tier, slot, key)])
+            (loaded,) = await self._context.load([(operation.tier, slot, key)])

@@ -1,10 +1,11 @@
 """Values as the log, the checkpoints and the hot tier hold them.
 
 A value is a MessagePack array ``[tag, key, field, ...]``; ``tag`` names the schema in the manifest. Three first bytes
-tell three forms apart without decoding:
+tell four forms apart without decoding:
 
 * an array's own first byte: a record without a deadline;
 * ``0xd3``: a MessagePack int64 stands before the array, the record's deadline in milliseconds since the epoch;
+* ``0xc1``: some fields are elsewhere (`warpstore.parts`); where there is a deadline, it comes before this;
 * ``0xc0``: a tombstone; the array behind it is ``[tag, key]``. In the hot tier a tombstone is `TOMBSTONE`, the empty
   value.
 """
@@ -19,6 +20,7 @@ import msgspec
 TOMBSTONE = b""
 DEADLINE_BYTE = 0xD3
 TOMBSTONE_BYTE = 0xC0
+SPLIT_BYTE = 0xC1
 DEADLINE_BYTES = 9
 
 _DEADLINE = struct.Struct(">Bq")
@@ -70,8 +72,8 @@ def split_payload(payload: bytes) -> tuple[int, Any, bytes]:
     if first == TOMBSTONE_BYTE:
         head = _decode_tag_and_key(memoryview(payload)[1:])
         return head.tag, head.key, TOMBSTONE
-    if first == DEADLINE_BYTE:
-        head = _decode_tag_and_key(memoryview(payload)[DEADLINE_BYTES:])
-    else:
-        head = _decode_tag_and_key(payload)
+    skip = DEADLINE_BYTES if first == DEADLINE_BYTE else 0
+    if len(payload) > skip + 1 and payload[skip] == SPLIT_BYTE:
+        skip += 2 + payload[skip + 1]
+    head = _decode_tag_and_key(memoryview(payload)[skip:] if skip else payload)
     return head.tag, head.key, payload

@@ -67,7 +67,7 @@ def test_a_declaration_is_compiled_into_a_plan() -> None:
     assert plan.record_type is User
     assert plan.strategy.seconds("ttl") == 604800
     assert (plan.key_field, plan.key_kind) == ("id", "str")
-    assert plan.stored_fields == ("id", "score", "degree", "active", "note", "friends", "activity")
+    assert plan.stored_fields == ("id", "score", "degree", "active", "note", "activity", "friends")
     assert plan.ephemeral_fields == ("session",)
     assert [(field.name, str(field.dtype), field.mass) for field in plan.gpu_fields] == [("score", "float32", True)]
     assert [(field.name, field.of, field.depends_on) for field in plan.computed_fields] == [

@@ -24,7 +24,7 @@ import msgspec
 from google_crc32c import extend, value
 
 MAGIC = b"WARPCKP1"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: records may have parts in block files
 PAGE_BYTES = 4096
 PAGE_ENTRIES = 204
 BLOCK_BYTES = 32 << 10
@@ -65,6 +65,20 @@ class TableEntry(msgspec.Struct, array_like=True, frozen=True):
     block_root: tuple[int, int]
 
 
+class BlockUse(msgspec.Struct, array_like=True, frozen=True):
+    """A block file that the records of a checkpoint have parts in.
+
+    Attributes:
+        number: The file's number.
+        n_items: The parts in it.
+        n_live: Those that belong to records of this checkpoint.
+    """
+
+    number: int
+    n_items: int
+    n_live: int
+
+
 class Directory(msgspec.Struct, array_like=True, frozen=True):
     """What a checkpoint holds.
 
@@ -73,12 +87,14 @@ class Directory(msgspec.Struct, array_like=True, frozen=True):
         shard: The shard.
         lsn: Everything of the shard up to this LSN is in it.
         tables: Its tables.
+        blocks: The block files that its records have parts in.
     """
 
     version: int
     shard: int
     lsn: int
     tables: list[TableEntry]
+    blocks: list[BlockUse] = []
 
 
 class BlockEntry(msgspec.Struct, array_like=True, frozen=True):

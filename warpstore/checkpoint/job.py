@@ -17,9 +17,13 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from wal import File, FileSystem, OnCorruption, replay
+from warpstore._native import MemoryPool
+from warpstore.blocks import BlockCache, BlockFiles, block_path
+from warpstore.checkpoint.apart import SetApart
 from warpstore.checkpoint.reader import Checkpoint
 from warpstore.checkpoint.writer import CheckpointWriter
 from warpstore.keys import SLOTS, HotKey, key_bytes
+from warpstore.parts import PartPlan
 from warpstore.values import TOMBSTONE, deadline_of, has_deadline, split_payload
 
 
@@ -33,10 +37,19 @@ class LogJob(msgspec.Struct, frozen=True):
 
 
 class TableJob(msgspec.Struct, frozen=True):
-    """A table and the tags of its schemas. Records of other tags are dropped."""
+    """A table.
+
+    Attributes:
+        table: Its number.
+        tags: The tags of its schemas. Records of other tags are dropped.
+        parts: The parts of its records, by tag; those of other tags have none.
+        threshold: Blocks of fewer bytes are not compressed.
+    """
 
     table: int
     tags: list[int]
+    parts: dict[int, list[PartPlan]] = {}
+    threshold: int = 0
 
 
 class ShardJob(msgspec.Struct, frozen=True):
@@ -49,6 +62,7 @@ class ShardJob(msgspec.Struct, frozen=True):
         lsn: Everything up to this LSN will be in it.
         target: The file.
         salt: A random 64-bit number.
+        blocks: Number of the block file for the parts of its records.
     """
 
     shard: int
@@ -57,6 +71,7 @@ class ShardJob(msgspec.Struct, frozen=True):
     lsn: int
     target: str
     salt: int
+    blocks: int = 0
 
 
 class CheckpointJob(msgspec.Struct, frozen=True):
@@ -70,6 +85,7 @@ class CheckpointJob(msgspec.Struct, frozen=True):
         tables: The tables to keep.
         shards: The files to write.
         dealt_anew: Whether the sources hold other slots than the files to write.
+        block_directory: The folder of the block files.
         now_ms: Records whose deadline has passed by then are left out.
         on_corruption: As for `replay`.
     """
@@ -82,6 +98,7 @@ class CheckpointJob(msgspec.Struct, frozen=True):
     shards: list[ShardJob]
     dealt_anew: bool
     now_ms: int
+    block_directory: str = ""
     on_corruption: OnCorruption = "refuse"
 
 
@@ -90,6 +107,8 @@ class CheckpointResult(msgspec.Struct, frozen=True):
 
     n_records: list[int]
 
+
+_BLOCKS_CACHED_BYTES = 4 << 20
 
 _Fresh = dict[int, list[dict[HotKey, bytes]]]
 
@@ -110,7 +129,7 @@ def run_job(files: FileSystem, job: CheckpointJob) -> CheckpointResult:
     try:
         n_records = []
         for i, shard in enumerate(job.shards):
-            written.append(shard.target)
+            written += shard.target, block_path(job.block_directory, shard.blocks)
             n_records.append(_write_shard(files, job, shard, {table: dicts[i] for table, dicts in fresh.items()}))
     except BaseException:
         for path in written:
@@ -149,23 +168,33 @@ def _read_logs(files: FileSystem, job: CheckpointJob, by_slot: list[int]) -> _Fr
 
 
 def _write_shard(files: FileSystem, job: CheckpointJob, shard: ShardJob, fresh: dict[int, dict[HotKey, bytes]]) -> int:
+    before = BlockFiles(
+        files, job.block_directory, store_id=job.store_id, cache=BlockCache(_BLOCKS_CACHED_BYTES, MemoryPool())
+    )
     sources: list[Checkpoint] = []
     try:
         for path, n in shard.sources:
-            sources.append(Checkpoint.open(files, path, store_id=job.store_id, shard=n))
+            sources.append(Checkpoint.open(files, path, store_id=job.store_id, shard=n, blocks=before))
         files.remove(shard.target)
         file = files.create(shard.target)
+        apart = SetApart(files, job, shard, before, [use for source in sources for use in source.blocks])
         try:
-            return _write_file(file, job, shard, sources, fresh)
+            return _write_file(file, job, shard, sources, fresh, apart)
         finally:
             file.close()
+            apart.close()
     finally:
         for source in sources:
             source.release()
 
 
 def _write_file(
-    file: File, job: CheckpointJob, shard: ShardJob, sources: list[Checkpoint], fresh: dict[int, dict[HotKey, bytes]]
+    file: File,
+    job: CheckpointJob,
+    shard: ShardJob,
+    sources: list[Checkpoint],
+    fresh: dict[int, dict[HotKey, bytes]],
+    apart: SetApart,
 ) -> int:
     writer = CheckpointWriter(file, store_id=job.store_id, shard=shard.shard, salt=shard.salt)
     n_records = 0
@@ -176,8 +205,8 @@ def _write_file(
         if job.dealt_anew:
             records = _in_slots(records, shard.slots)
         live = _live(_merged(records, fresh.get(table.table, {})), job.now_ms)
-        n_records += writer.write_table(table.table, live)
-    writer.finish(shard.lsn)
+        n_records += writer.write_table(table.table, apart.of_table(table, live) if table.parts else live)
+    writer.finish(shard.lsn, apart.finish())
     return n_records
 
 

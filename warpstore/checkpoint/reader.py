@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from google_crc32c import value
 
 from wal import File, FileSystem
 from warpstore._native import MemoryPool, Rows
+from warpstore.blocks import BlockFiles
 from warpstore.checkpoint.format import (
     FOOTER_BYTES,
     FORMAT_VERSION,
@@ -34,21 +35,11 @@ from warpstore.checkpoint.format import (
 from warpstore.errors import CorruptionError, FormatVersionError, UnavailableError
 from warpstore.keys import HotKey
 from warpstore.values import split_payload
+from warpstore.would_block import WOULD_BLOCK, WouldBlock
 
 PAGES_CACHED_MAX = 1024
 _PAGE_COST = PAGE_BYTES + 128  # with its place in the dictionary
 _NO_POOLS: Mapping[int, MemoryPool] = {}
-
-
-class WouldBlock:
-    """The type of `WOULD_BLOCK`."""
-
-    def __repr__(self) -> str:
-        return "WOULD_BLOCK"
-
-
-WOULD_BLOCK: Final = WouldBlock()
-"""What a read gives that may not block and would have to."""
 
 
 class Checkpoint:
@@ -60,21 +51,37 @@ class Checkpoint:
         lsn: Everything of the shard up to this LSN is in it.
         tables: Its tables by number.
         n_bytes: Size of the file.
+        blocks: The block files that its records have parts in.
     """
 
     def __init__(
-        self, file: File, directory: Directory, salt: int, n_bytes: int, pools: Mapping[int, MemoryPool]
+        self,
+        file: File,
+        directory: Directory,
+        salt: int,
+        n_bytes: int,
+        pools: Mapping[int, MemoryPool],
+        files: BlockFiles | None,
     ) -> None:
         self.path = file.path
         self.shard = directory.shard
         self.lsn = directory.lsn
         self.n_bytes = n_bytes
+        self.blocks = directory.blocks
         self.tables = {
             entry.table: CheckpointTable(file, entry, salt, n_bytes, pools.get(entry.table))
             for entry in directory.tables
         }
         self._file = file
         self._users = 1
+        self._files = files
+        if files is not None:
+            files.acquire(self.block_numbers)
+
+    @property
+    def block_numbers(self) -> list[int]:
+        """The numbers of the block files that its records have parts in."""
+        return [use.number for use in self.blocks]
 
     @classmethod
     def open(
@@ -85,8 +92,17 @@ class Checkpoint:
         store_id: bytes,
         shard: int | None = None,
         pools: Mapping[int, MemoryPool] = _NO_POOLS,
+        blocks: BlockFiles | None = None,
     ) -> Checkpoint:
-        """Return the checkpoint at ``path``; what its tables keep in memory is charged to their pools.
+        """Return the checkpoint at ``path``.
+
+        Args:
+            files: The file system.
+            path: The file.
+            store_id: 16 bytes that name the store.
+            shard: The shard that it must belong to.
+            pools: By table number, what the memory that it takes is charged to.
+            blocks: Keeps its block files open with it; None: the parts of its records are not read.
 
         Raises:
             CorruptionError: it is missing, damaged, or of another store or shard.
@@ -97,13 +113,20 @@ class Checkpoint:
         except FileNotFoundError as e:
             raise CorruptionError(f"{path}: the checkpoint is missing", path=path, offset=0) from e
         try:
-            return cls._open(file, store_id, shard, pools)
+            return cls._open(file, store_id, shard, pools, blocks)
         except BaseException:
             file.close()
             raise
 
     @classmethod
-    def _open(cls, file: File, store_id: bytes, shard: int | None, pools: Mapping[int, MemoryPool]) -> Checkpoint:
+    def _open(
+        cls,
+        file: File,
+        store_id: bytes,
+        shard: int | None,
+        pools: Mapping[int, MemoryPool],
+        blocks: BlockFiles | None,
+    ) -> Checkpoint:
         n_bytes = file.size()
         end = max(0, n_bytes - FOOTER_BYTES)
         try:
@@ -121,7 +144,7 @@ class Checkpoint:
         if directory.version > FORMAT_VERSION:
             message = f"{file.path}: format version {directory.version}, this warpstore reads up to {FORMAT_VERSION}"
             raise FormatVersionError(message, path=file.path)
-        return cls(file, directory, salt, n_bytes, pools)
+        return cls(file, directory, salt, n_bytes, pools, blocks)
 
     def acquire(self) -> None:
         """Keep the file open until one more `release`."""
@@ -134,6 +157,8 @@ class Checkpoint:
             for table in self.tables.values():
                 table.forget()
             self._file.close()
+            if self._files is not None:
+                self._files.release(self.block_numbers)
 
 
 class CheckpointTable:

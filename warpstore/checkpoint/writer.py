@@ -22,6 +22,7 @@ from warpstore.checkpoint.format import (
     PAGE_HEADER,
     ROOT_HEADER,
     BlockEntry,
+    BlockUse,
     Directory,
     TableEntry,
     checksum,
@@ -151,13 +152,14 @@ class CheckpointWriter:
         self._put(checksum(self._salt, offset, count, body).to_bytes(4, "little") + count, body)
         return offset, ROOT_HEADER.size + len(body)
 
-    def finish(self, lsn: int) -> None:
+    def finish(self, lsn: int, blocks: list[BlockUse] | None = None) -> None:
         """Write the directory and the footer, and make the file durable.
 
         Args:
             lsn: Everything of the shard up to this LSN is in the file.
+            blocks: The block files that its records have parts in.
         """
-        directory = self._encode(Directory(FORMAT_VERSION, self._shard, lsn, self._tables))
+        directory = self._encode(Directory(FORMAT_VERSION, self._shard, lsn, self._tables, blocks or []))
         footer = pack_footer(self._offset, directory, self._salt, self._store_id)
         self._put(directory, footer)
         self._flush()

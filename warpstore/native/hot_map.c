@@ -9,14 +9,14 @@ PyObject *tombstone;
 /* The only bucket of a map without keys: every lookup ends at once. */
 static _Alignas(LINE_BYTES) uint64_t no_words[BUCKET];
 
-/* Put a word where it belongs; the key is not there, and a place is free. */
-static void place(uint64_t *words, uint64_t *hashes, uint32_t mask, uint64_t hash, PyObject *value)
+/* Put a value, with the clock's mark, where it belongs; the key is not there, and a place is free. */
+static void place(uint64_t *words, uint64_t *hashes, uint32_t mask, uint64_t hash, uint64_t value)
 {
     for (uint32_t number = (uint32_t)(hash >> 8);; number++) {
         size_t first = (size_t)BUCKET * (number & mask);
         for (size_t i = first; i < first + BUCKET; i++) {
             if (!(words[i] & POINTER_MASK)) {
-                words[i] |= (uint64_t)(uintptr_t)value | hash >> TAG_SHIFT << TAG_SHIFT;
+                words[i] |= (value & (POINTER_MASK | REFERENCED)) | hash >> TAG_SHIFT << TAG_SHIFT;
                 hashes[i] = hash;
                 return;
             }
@@ -61,7 +61,7 @@ static int resize(HotMap *map, uint32_t n_buckets, int drop_tombstones)
             Py_DECREF(value);
             map->n--;
         } else {
-            place(words, hashes, n_buckets - 1, map->hashes[i], value);
+            place(words, hashes, n_buckets - 1, map->hashes[i], map->words[i]);
         }
     }
     charge(map, table_bytes(size) - table_bytes(n_words(map)));
@@ -101,7 +101,7 @@ int hot_map_set(HotMap *map, const Key *key, PyObject *value)
         Py_DECREF(kept);
         return -1;
     }
-    place(map->words, map->hashes, map->mask, key->hash, kept);
+    place(map->words, map->hashes, map->mask, key->hash, (uint64_t)(uintptr_t)kept);
     charge(map, bytes_cost(kept));
     map->n++;
     return 0;
@@ -149,7 +149,10 @@ static PyObject *get(HotMap *map, PyObject *object)
         return NULL;
     uint64_t *word = hot_map_find(map, &key);
     key_clear(&key);
-    return Py_NewRef(word == NULL ? Py_None : hot_map_seen(hot_map_value(*word)));
+    if (word == NULL)
+        Py_RETURN_NONE;
+    *word |= REFERENCED;
+    return Py_NewRef(hot_map_seen(hot_map_value(*word)));
 }
 
 static PyObject *set(HotMap *map, PyObject *const *args, Py_ssize_t n_args)
@@ -215,6 +218,27 @@ static void take_out(HotMap *map, size_t i)
     Py_DECREF(value);
 }
 
+static PyObject *forget(HotMap *map, PyObject *other)
+{
+    if (!PyObject_TypeCheck(other, &HotMap_Type) || other == (PyObject *)map) {
+        PyErr_SetString(PyExc_TypeError, "HotMap.forget takes another HotMap");
+        return NULL;
+    }
+    HotMap *newer = (HotMap *)other;
+    for (size_t i = 0; map->n && i < n_words(newer); i++) {
+        Key key;
+        PyObject *value = hot_map_value(newer->words[i]);
+        if (value == NULL)
+            continue;
+        if (key_from_value(value, newer->hashes[i], &key) < 0)
+            return NULL;
+        uint64_t *word = hot_map_find(map, &key);
+        if (word != NULL)
+            take_out(map, (size_t)(word - map->words));
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *evict(HotMap *map, PyObject *wanted)
 {
     long long n_wanted = PyLong_AsLongLong(wanted);
@@ -230,7 +254,8 @@ static PyObject *evict(HotMap *map, PyObject *wanted)
         else if (map->words[i] & POINTER_MASK)
             take_out(map, i);
     }
-    if (map->n_removed > size / 2) { /* many buckets say that keys went further, and they have not */
+    /* many buckets say that keys went further, and they have not; or the table is far too large by now */
+    if (map->n_removed > size / 2 || (size > BUCKET && map->n < size / 8)) {
         uint32_t hand = map->hand, n_buckets = map->mask + 1;
         while (n_buckets > 1 && map->n < BUCKET / 4 * n_buckets)
             n_buckets /= 2;
@@ -301,6 +326,7 @@ static PyMethodDef methods[] = {
     {"get", (PyCFunction)get, METH_O, NULL},
     {"set", (PyCFunction)(void (*)(void))set, METH_FASTCALL, NULL},
     {"update", (PyCFunction)update, METH_O, NULL},
+    {"forget", (PyCFunction)forget, METH_O, NULL},
     {"evict", (PyCFunction)evict, METH_O, NULL},
     {"drop_tombstones", (PyCFunction)drop_tombstones, METH_NOARGS, NULL},
     {"items", (PyCFunction)items, METH_NOARGS, NULL},

@@ -69,7 +69,8 @@ static inline void hot_map_prefetch(const HotMap *map, uint64_t hash, int n_line
 /* Return the key's word, or NULL. */
 static inline uint64_t *hot_map_find(const HotMap *map, const Key *key)
 {
-    for (uint32_t number = (uint32_t)(key->hash >> 8);; number++) {
+    uint32_t number = (uint32_t)(key->hash >> 8);
+    for (uint64_t n = 0; n <= map->mask; n++, number++) { /* evictions may leave every bucket saying so */
         uint64_t *bucket = map->words + (size_t)BUCKET * (number & map->mask);
         for (int i = 0; i < BUCKET; i++) {
             if (bucket[i] >> TAG_SHIFT == key->hash >> TAG_SHIFT && (bucket[i] & POINTER_MASK) &&
@@ -77,8 +78,9 @@ static inline uint64_t *hot_map_find(const HotMap *map, const Key *key)
                 return &bucket[i];
         }
         if (!(bucket[0] & OVERFLOWN))
-            return NULL;
+            break;
     }
+    return NULL;
 }
 
 /* Return a stored value as Python sees it, borrowed: the tombstone for one of a deleted key. */

@@ -1,7 +1,7 @@
 /* A hot key in C: its hash, and the bytes that stand for it in a stored value.
  *
- * A stored value is a MessagePack array [tag, key, field, ...], perhaps behind a deadline (0xd3 and 8 bytes) or, for a
- * deleted key, behind 0xc0. So a value tells its own key, and nothing else has to be kept beside it: a lookup compares
+ * A stored value is a MessagePack array [tag, key, field, ...], perhaps behind a deadline (0xd3 and 8 bytes), then a note
+ * of where its parts are (0xc1, a byte with the length of the rest, the rest), or, for a deleted key, behind 0xc0. So a value tells its own key, and nothing else has to be kept beside it: a lookup compares
  * the key's MessagePack form with the bytes at that place.
  */
 
@@ -18,6 +18,7 @@
 #define DEADLINE_BYTE 0xd3
 #define DEADLINE_BYTES 9
 #define TOMBSTONE_BYTE 0xc0
+#define SPLIT_BYTE 0xc1
 
 typedef struct {
     uint64_t hash;
@@ -56,20 +57,18 @@ PyObject *key_tombstone(const Key *key);
 /* Return where in a stored value its key begins, or NULL if it is too short to have one. */
 static inline const uint8_t *key_place(const uint8_t *at, const uint8_t *end)
 {
-    if (end - at < 16) { /* short ones are looked at byte by byte, so that no step leaves them */
-        uint8_t copy[DEADLINE_BYTES + 16] = {0};
-        size_t n = (size_t)(end - at);
-        memcpy(copy, at, n);
-        size_t skip = copy[0] == DEADLINE_BYTE ? DEADLINE_BYTES : copy[0] == TOMBSTONE_BYTE ? 1 : 0;
-        skip += copy[skip] == 0xdc ? 3 : copy[skip] == 0xdd ? 5 : 1;
-        uint8_t tag = skip < n ? copy[skip] : 0;
-        skip += tag == 0xcf ? 9 : tag == 0xce ? 5 : tag == 0xcd ? 3 : tag == 0xcc ? 2 : 1;
-        return skip < n ? at + skip : NULL;
-    }
-    at += *at == DEADLINE_BYTE ? DEADLINE_BYTES : *at == TOMBSTONE_BYTE ? 1 : 0;
-    at += *at == 0xdc ? 3 : *at == 0xdd ? 5 : 1;
-    at += *at == 0xcf ? 9 : *at == 0xce ? 5 : *at == 0xcd ? 3 : *at == 0xcc ? 2 : 1;
-    return at < end ? at : NULL;
+    size_t n = (size_t)(end - at), i = 0;
+    if (n > 0)
+        i = *at == DEADLINE_BYTE ? DEADLINE_BYTES : *at == TOMBSTONE_BYTE ? 1 : 0;
+    if (i + 1 < n && __builtin_expect(at[i] == SPLIT_BYTE, 0))
+        i += 2 + (size_t)at[i + 1];
+    if (i >= n)
+        return NULL;
+    i += at[i] == 0xdc ? 3 : at[i] == 0xdd ? 5 : 1;
+    if (i >= n)
+        return NULL;
+    i += at[i] == 0xcf ? 9 : at[i] == 0xce ? 5 : at[i] == 0xcd ? 3 : at[i] == 0xcc ? 2 : 1;
+    return i < n ? at + i : NULL;
 }
 
 /* Return whether a stored value is one of this key. */

@@ -6,6 +6,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <stddef.h>
+
 typedef struct MemoryPool {
     PyObject_HEAD
     struct MemoryPool *parent; /* counts the same bytes again; NULL: there is none */
@@ -29,7 +31,7 @@ static inline void memory_pool_charge(MemoryPool *pool, int64_t n_bytes, int dir
 /* Return what the allocator takes for a bytes object. */
 static inline int64_t bytes_cost(PyObject *value)
 {
-    int64_t n_bytes = PyBytes_GET_SIZE(value) + (int64_t)sizeof(PyBytesObject);
+    int64_t n_bytes = PyBytes_GET_SIZE(value) + (int64_t)offsetof(PyBytesObject, ob_sval) + 1;
     return ((n_bytes > 512 ? n_bytes + 8 : n_bytes) + 15) & -16; /* above 512 bytes malloc's, below it pymalloc's */
 }
 

@@ -104,7 +104,7 @@ static PyObject *name_get, *name_put, *name_pause, *name_write;
 static inline int is_ordinary(PyObject *value)
 {
     uint8_t first = (uint8_t)PyBytes_AS_STRING(value)[0];
-    return first != TOMBSTONE_BYTE && first != DEADLINE_BYTE;
+    return first != TOMBSTONE_BYTE && first != DEADLINE_BYTE && first != SPLIT_BYTE;
 }
 
 

@@ -4,6 +4,7 @@
 #include "checks.h"
 #include "chunked.h"
 #include "copier.h"
+#include "elements.h"
 #include "encoder.h"
 #include "hot_map.h"
 #include "memory_pool.h"
@@ -114,6 +115,7 @@ static PyMethodDef functions[] = {
     {"pairs_of", (PyCFunction)(void (*)(void))checks_pairs_of, METH_FASTCALL, NULL},
     {"as_f4", checks_as_f4, METH_O, NULL},
     {"in_order", (PyCFunction)(void (*)(void))checks_in_order, METH_FASTCALL, NULL},
+    {"element_offsets", (PyCFunction)(void (*)(void))element_offsets, METH_FASTCALL, NULL},
     {"merge", (PyCFunction)(void (*)(void))rows_merge, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };

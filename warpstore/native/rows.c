@@ -18,7 +18,7 @@ typedef struct {
     uint32_t n_merged;    /* rows in `data` behind the head of an array, if they come from a merge */
     char is_merged;
     char is_last;         /* the run has no rows behind these */
-    char is_ordinary;     /* no row has a deadline */
+    char is_ordinary;     /* no row has a deadline, or parts elsewhere */
 } Rows;
 
 /* The key of a row, for comparing. */
@@ -394,7 +394,7 @@ static int merge_heads(Head *heads, Py_ssize_t n_heads, Output *output, Rows *me
             merged->ends[n] = (uint32_t)(output->used - ARRAY_HEAD);
             merged->starts[n] = n ? merged->ends[n - 1] : 0;
             n++;
-            if (opening == DEADLINE_BYTE)
+            if (opening == DEADLINE_BYTE || opening == SPLIT_BYTE)
                 merged->is_ordinary = 0;
         }
         /* Only runs behind this one can have the key as well. */
