@@ -94,6 +94,8 @@ class Checkpointer(Actor[str, None]):
 
     async def _write(self) -> None:
         context, catalog = self._context, self._catalog
+        if context.closed is not None:  # the lanes are closed already, or will be in a moment
+            raise context.closed
         if context.read_only is not None:
             raise context.read_only
         shards = [context.shards[i] for i in sorted(context.shards)]

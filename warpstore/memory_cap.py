@@ -204,7 +204,7 @@ class MemoryCaps:
 
     def _ask_for_checkpoint(self, *, writer_waits: bool = False) -> None:
         checkpointer = self._context.checkpointer
-        if checkpointer is None or checkpointer is self._asked:
+        if checkpointer is None or checkpointer is self._asked or self._context.closed is not None:
             return
         is_time = writer_waits or self._context.clock.monotonic() >= self._retry_at
         if is_time and checkpointer.state in {State.STARTING, State.RUNNING}:

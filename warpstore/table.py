@@ -154,14 +154,14 @@ class Table(MemoryTable[R], Generic[R]):
         value = self._with_ttl(value, ttl)
         write = (self._access.tier(slot), slot, key, value, value)
         shard = self._access.writable(slot)
-        if shard.durable:
+        if shard.takes_posts:
             done = asyncio.shield(shard.mailbox.post(write, len(value)))
         elif shard.is_open:
             shard.write_now(write)
             done = self._loop.create_future()
             done.set_result(None)
         else:
-            raise OverloadedError(f"{shard.name}: writers wait for the disk")
+            raise OverloadedError(f"{shard.name}: writers wait for the disk, or for memory")
         self._ephemeral.set(key, fresh)
         return done
 
@@ -259,7 +259,7 @@ class Table(MemoryTable[R], Generic[R]):
             existed = self._is_live(current)
             return (TOMBSTONE, tombstone(self._codec.tag, hot)) if current else None
 
-        await self._access.operate(slot, hot, decide)
+        await self._access.operate(slot, hot, decide, frees_memory=True)
         self._ephemeral.drop(hot)
         return existed
 
@@ -376,7 +376,8 @@ class Table(MemoryTable[R], Generic[R]):
     async def contains(self, key: Key) -> bool:
         """Return whether there is a record under a key."""
         self._context.check()
-        return self._is_live(await self._access.load(*self._route(key)))
+        (value,) = await self._access.values([self._route(key)], whole=False)
+        return self._is_live(value)
 
     async def count(self) -> int:
         """Return how many records there are.

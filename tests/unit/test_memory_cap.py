@@ -10,14 +10,15 @@ from typing import Annotated, Any
 import pytest
 
 import warpstore as ws
-from tests.support.worlds import MODES, User, World, collected, turns, until, world_in
+from tests.support.worlds import MODES, World, collected, turns, until, world_in
 from warpstore.checkpointer import Checkpointer
 from warpstore.hot_tier import HotTier
 from warpstore.keys import slot_of
 from warpstore.lane_keeper import DISK
 from warpstore.memory_cap import DECODED_BYTES, MEMORY, MemoryCaps
+from warpstore.values import TOMBSTONE, tombstone
 
-CAP = 512 << 10
+CAP = 1 << 20
 every_mode = pytest.mark.parametrize("durability", MODES)
 
 
@@ -76,10 +77,10 @@ def n_clean(store: ws.Store, name: str) -> int:
 
 
 def is_held(store: ws.Store) -> bool:
-    return any(shard.is_held() for shard in store._context.shards.values())
+    return caps(store).is_over
 
 
-def text(i: int, n: int = 500) -> str:
+def text(i: int, n: int = 4000) -> str:
     return f"{i:06d}" * (n // 6)
 
 
@@ -89,14 +90,15 @@ def key(i: int) -> str:
 
 async def idle(store: ws.Store) -> None:
     """Wait until no checkpoint is wanted or under way."""
+    await turns()
     await until(lambda: checkpointer(store).is_idle)
 
 
-async def fill(table: ws.Table[Any], model: Any, n: int, *, start: int = 0, size: int = 500) -> int:
-    """Put records until one is refused; return how many went in."""
-    for i in range(start, start + n):
+async def fill(table: ws.Table[Any], model: Any, n: int, *, start: int = 0) -> int:
+    """Put records, five at a time, until some are refused; return how many went in."""
+    for i in range(start, start + n, 5):
         try:
-            await table.put(model(id=key(i), text=text(i, size)))
+            await table.put_many([model(id=key(k), text=text(k)) for k in range(i, i + 5)])
         except ws.MemoryLimitError:
             return i - start
     return n
@@ -112,39 +114,41 @@ async def test_many_times_the_cap_is_written_and_read_back_and_found_after_a_reo
     peak = 0
     async with world.open(Usual, ram=CAP, durability=durability) as store:
         table = store[Usual]
-        for start in range(0, 4000, 50):
+        for start in range(0, 1000, 50):
             await asyncio.gather(*(table.put(Usual(id=key(i), text=text(i))) for i in range(start, start + 50)))
             await turns(1)
             peak = max(peak, caps(store).n_bytes)
-        assert 4000 * 500 > 3 * CAP
+        assert CAP * 3 < 1000 * 4000
         await idle(store)
-        for i in range(0, 4000, 3):
+        for i in range(0, 1000, 3):
             assert await table.get(key(i)) == Usual(id=key(i), text=text(i))
             peak = max(peak, caps(store).n_bytes)
         assert peak <= CAP * 1.1
-        found = await table.get_many([key(i) for i in range(4000)])
-        assert found == [Usual(id=key(i), text=text(i)) for i in range(4000)]
+        found = await table.get_many([key(i) for i in range(1000)])
+        assert found == [Usual(id=key(i), text=text(i)) for i in range(1000)]
         assert caps(store).n_bytes <= CAP
-        assert await table.count() == 4000
+        assert await table.count() == 1000
         assert not is_held(store)
         assert store.statistics().ram == CAP
         assert store.statistics().n_checkpoints > 1
-        assert store.statistics().tables[0].n_resident * 500 <= CAP
+        assert store.statistics().tables[0].n_resident * 4000 <= CAP
     async with world.open(Usual, ram=CAP, durability=durability) as store:
-        assert [r async for r in store[Usual].scan()] == [Usual(id=key(i), text=text(i)) for i in range(4000)]
+        assert [r async for r in store[Usual].scan()] == [Usual(id=key(i), text=text(i)) for i in range(1000)]
         assert caps(store).n_bytes <= CAP
 
 
 @pytest.mark.parametrize("durability", ["fsync", "interval"])
 async def test_what_was_acknowledged_under_the_cap_survives_a_crash(world: World, durability: str) -> None:
     async with world.open(Usual, ram=CAP, durability=durability) as store:
-        for i in range(3000):
-            await store[Usual].put(Usual(id=key(i % 1500), n=i, text=text(i)))
+        for start in range(0, 800, 50):
+            await asyncio.gather(
+                *(store[Usual].put(Usual(id=key(i % 400), n=i, text=text(i))) for i in range(start, start + 50))
+            )
         await store[Usual].delete(key(7))
         await store.sync()
         copy = world.crashed()
     async with copy.open(Usual, ram=CAP, durability=durability) as store:
-        expected = {key(i % 1500): Usual(id=key(i % 1500), n=i, text=text(i)) for i in range(3000)}
+        expected = {key(i % 400): Usual(id=key(i % 400), n=i, text=text(i)) for i in range(800)}
         del expected[key(7)]
         assert await collected(store[Usual].scan()) == [expected[k] for k in sorted(expected)]
     copy.assert_nothing_left()
@@ -152,7 +156,7 @@ async def test_what_was_acknowledged_under_the_cap_survives_a_crash(world: World
 
 async def test_an_opening_that_finds_more_in_the_log_than_the_cap_makes_room_by_itself(world: World) -> None:
     async with world.open(Usual, durability="interval") as store:
-        for i in range(3000):
+        for i in range(800):
             await store[Usual].put(Usual(id=key(i), text=text(i)))
         await store.sync()
         copy = world.crashed()
@@ -160,31 +164,32 @@ async def test_an_opening_that_finds_more_in_the_log_than_the_cap_makes_room_by_
         assert is_held(store)
         await store[Usual].put(Usual(id="new"))
         assert caps(store).n_bytes <= CAP
-        assert await store[Usual].count() == 3001
+        assert await store[Usual].count() == 801
         await idle(store)
     copy.assert_nothing_left()
 
 
 async def test_reading_what_is_on_disk_does_not_exceed_the_cap(world: World) -> None:
     async with world.open(Usual, durability="interval") as store:
-        await store[Usual].put_many([Usual(id=key(i), text=text(i)) for i in range(3000)])
+        await store[Usual].put_many([Usual(id=key(i), text=text(i)) for i in range(800)])
+        await store.checkpoint()
     async with world.open(Usual, ram=CAP, durability="interval") as store:
-        for i in range(3000):
+        for i in range(800):
             assert await store[Usual].get(key(i)) is not None
             assert caps(store).n_bytes <= CAP
-        assert await store[Usual].get_many([f"absent{i}" for i in range(3000)]) == [None] * 3000
+        assert await store[Usual].get_many([f"absent{i}" for i in range(800)]) == [None] * 800
         assert caps(store).n_bytes <= CAP
 
 
 async def test_records_that_are_read_again_and_again_stay(world: World) -> None:
     async with world.open(Usual, ram=CAP, durability="interval") as store:
         table = store[Usual]
-        for i in range(3000):
+        for i in range(800):
             await table.put(Usual(id=key(i), text=text(i)))
             if i > 20 and not i % 20:
                 assert None not in await table.get_many([key(k) for k in range(20)])
         await idle(store)
-        for i in range(1000, 1500):
+        for i in range(300, 400):
             await table.get(key(i))
             for k in range(20):
                 await table.get(key(k))
@@ -203,10 +208,10 @@ async def test_records_that_are_read_again_and_again_stay(world: World) -> None:
 async def test_reads_that_always_hop_end_where_everything_read_is_evicted_at_once(world: World) -> None:
     async with world.open(Vital, Usual, durability="interval") as store:
         await store[Usual].put_many([Usual(id=key(i), text=text(i)) for i in range(60)])
-        await store[Vital].put_many([Vital(id=key(i), text=text(i)) for i in range(1500)])
+        await store[Vital].put_many([Vital(id=key(i), text=text(i)) for i in range(400)])
     async with world.open(Vital, Usual, ram=CAP, durability="interval") as store:
         world.files.nothing_cached = True
-        await store[Vital].get_many([key(i) for i in range(1500)])
+        await store[Vital].get_many([key(i) for i in range(400)])
         assert caps(store).n_bytes > CAP * 0.99
         for i in range(20):
             assert await store[Usual].get(key(i)) == Usual(id=key(i), text=text(i))
@@ -283,26 +288,25 @@ async def test_a_value_read_before_a_checkpoint_took_its_place_does_not_count(wo
         assert await table.get("a") == Usual(id="a", n=20)
 
 
-@every_mode
+@pytest.mark.parametrize("durability", ["fsync", "interval"])
 async def test_concurrent_changes_of_evicted_records_lose_none(world: World, durability: str) -> None:
     async with world.open(Usual, ram=CAP, durability=durability) as store:
         table = store[Usual]
-        for i in range(2500):
-            await table.put(Usual(id=key(i), text=text(i)))
+        assert await fill(table, Usual, 700) == 700
         await idle(store)
 
         def grow(record: Usual) -> None:
             record.n += 1
 
         async def change(worker: int) -> None:
-            for i in range(0, 2500, 50):
+            for i in range(0, 700, 28):
                 await table.modify(key(i), grow)
-                await table.get(key((i * 7 + worker * 31) % 2500))
+                await table.get(key((i * 7 + worker * 31) % 700))
                 await table.update(key(i + 1 + worker), n=worker)
 
         await asyncio.gather(*(change(worker) for worker in range(8)), churn(store))
-        assert [r and r.n for r in await table.get_many([key(i) for i in range(0, 2500, 50)])] == [8] * 50
-        assert [r and r.n for r in await table.get_many([key(8 + i) for i in range(0, 2500, 50)])] == [7] * 50
+        assert [r and r.n for r in await table.get_many([key(i) for i in range(0, 700, 28)])] == [8] * 25
+        assert [r and r.n for r in await table.get_many([key(8 + i) for i in range(0, 700, 28)])] == [7] * 25
 
 
 async def churn(store: ws.Store) -> None:
@@ -317,33 +321,33 @@ async def churn(store: ws.Store) -> None:
 async def test_a_scan_and_batched_reads_are_right_while_records_are_evicted_and_written(world: World) -> None:
     async with world.open(Usual, ram=CAP, durability="interval") as store:
         table = store[Usual]
-        for i in range(2500):
+        for i in range(700):
             await table.put(Usual(id=key(i), text=text(i)))
         scanned = []
         i = 0
         async for record in table.scan():
             scanned.append(record)
             if not len(scanned) % 25:
-                await table.put(Usual(id=key(i % 2500), n=1, text=text(i % 2500)))
+                await table.put(Usual(id=key(i % 700), n=1, text=text(i % 700)))
                 for tier in tiers(store, "usual"):
                     tier.evict(64 << 10)
                 i += 7
                 some = await table.get_many([key(k) for k in range(i, i + 40)])
                 assert [r and r.id for r in some] == [key(k) for k in range(i, i + 40)]
-            if len(scanned) == 1000:
+            if len(scanned) == 300:
                 await store.checkpoint()
-        assert [r.id for r in scanned] == [key(k) for k in range(2500)]
+        assert [r.id for r in scanned] == [key(k) for k in range(700)]
         assert all(r.text == text(k) for k, r in enumerate(scanned))
         again = await collected(table.scan(reverse=True))
-        assert [r.id for r in again] == [key(k) for k in reversed(range(2500))]
-        assert sum(r.n for r in again) == 100
+        assert [r.id for r in again] == [key(k) for k in reversed(range(700))]
+        assert sum(r.n for r in again) == 28
 
 
 # Order
 
 
 async def test_low_goes_before_normal_and_critical_never(world: World) -> None:
-    async with world.open(Cheap, Usual, Vital, ram="2MB", durability="interval") as store:
+    async with world.open(Cheap, Usual, Vital, ram="8MB", durability="interval") as store:
         for model in (Vital, Usual, Cheap):
             await store[model].put_many([model(id=key(i), text=text(i)) for i in range(300)])
         await store.checkpoint()
@@ -351,11 +355,11 @@ async def test_low_goes_before_normal_and_critical_never(world: World) -> None:
             await store[model].get_many([key(i) for i in range(300)])
         assert [n_clean(store, name) for name in ("cheap", "usual", "vital")] == [300, 300, 300]
         cap = caps(store)._store
-        caps(store)._evict(cap, 50 << 10)
+        caps(store)._evict(cap, 400 << 10)
         low = n_clean(store, "cheap")
-        assert (200 > low > 0) or low < 300
+        assert 150 < low < 250
         assert [n_clean(store, name) for name in ("usual", "vital")] == [300, 300]
-        caps(store)._evict(cap, 200 << 10)
+        caps(store)._evict(cap, 1300 << 10)
         assert (n_clean(store, "cheap"), n_clean(store, "vital")) == (0, 300)
         assert 0 < n_clean(store, "usual") < 300
         caps(store)._evict(cap, 1 << 40)
@@ -377,8 +381,8 @@ async def test_one_critical_field_keeps_the_whole_record(world: World) -> None:
 async def test_writers_are_refused_when_only_critical_records_are_left(world: World, durability: str) -> None:
     async with world.open(Vital, ram=CAP, durability=durability) as store:
         table = store[Vital]
-        n = await fill(table, Vital, 5000)
-        assert 500 < n < 1100
+        n = await fill(table, Vital, 1500)
+        assert 150 < n < 280
         assert caps(store).n_bytes < CAP * 1.1
         before = caps(store).n_bytes
         record = Vital(id=key(9999), text="x")
@@ -407,7 +411,7 @@ async def test_writers_are_refused_when_only_critical_records_are_left(world: Wo
 
 async def test_a_full_store_does_not_write_one_checkpoint_after_another(world: World) -> None:
     async with world.open(Vital, ram=CAP, durability="interval") as store:
-        await fill(store[Vital], Vital, 5000)
+        await fill(store[Vital], Vital, 1500)
         n = checkpointer(store).n_done
         for _ in range(20):
             with pytest.raises(ws.MemoryLimitError):
@@ -422,7 +426,7 @@ async def test_a_full_store_does_not_write_one_checkpoint_after_another(world: W
     "through_the_table",
     [
         False,
-        pytest.param(True, marks=pytest.mark.xfail(strict=True, reason="Table.delete does not say frees_memory=True")),
+        True,
     ],
 )
 async def test_a_delete_goes_through_at_the_cap_and_writers_after_it(
@@ -430,25 +434,23 @@ async def test_a_delete_goes_through_at_the_cap_and_writers_after_it(
 ) -> None:
     async with world.open(Vital, ram=CAP, durability=durability) as store:
         table = store[Vital]
-        n = await fill(table, Vital, 5000)
+        n = await fill(table, Vital, 1500)
         assert is_held(store)
-        for i in range(100):
+        for i in range(50):
             if through_the_table:
                 assert await table.delete(key(i))
             else:
                 await delete(table, key(i))
-        assert await table.count() == n - 100
+        assert await table.count() == n - 50
         await table.put(Vital(id="new", text="x"))
         assert await table.get("new") == Vital(id="new", text="x")
         assert not is_held(store)
-        assert await table.get_many([key(i) for i in range(100)]) == [None] * 100
+        assert await table.get_many([key(i) for i in range(50)]) == [None] * 50
         assert caps(store).n_bytes <= CAP
 
 
 async def delete(table: ws.Table[Any], k: str) -> None:
     """Delete as a table does."""
-    from warpstore.values import TOMBSTONE, tombstone
-
     await table._access.operate(
         slot_of(k),
         k,
@@ -459,7 +461,7 @@ async def delete(table: ws.Table[Any], k: str) -> None:
 
 async def test_a_delete_at_the_cap_waits_for_a_lagging_disk(world: World) -> None:
     async with world.open(Vital, ram=CAP, durability="interval") as store:
-        await fill(store[Vital], Vital, 5000)
+        await fill(store[Vital], Vital, 1500)
         for shard in store._context.shards.values():
             shard.hold_writers(DISK)
         deleting = asyncio.create_task(delete(store[Vital], key(0)))
@@ -503,16 +505,16 @@ def pooled(name: str, pool: str, n_bytes: str | int | None, priority: str = "nor
 
     class Pooled(ws.Record, name=name, strategy=ws.Strategy(memory_pool=pool, memory_pool_bytes=n_bytes)):
         id: Annotated[str, ws.Key()]
-        text: Annotated[str, ws.Memory(priority=priority)] = ""  # type: ignore[arg-type]
+        text: Annotated[str, ws.Memory(priority=priority)] = ""
 
     return Pooled
 
 
-@pytest.mark.parametrize("second", [None, "256KiB", CAP // 2])
+@pytest.mark.parametrize("second", [None, "256KiB", 256 << 10])
 async def test_two_types_share_a_pool_and_its_cap(world: World, second: Any) -> None:
     one, two = pooled("one", "small", "256KiB"), pooled("two", "small", second)
     async with world.open(one, two, Usual, durability="interval") as store:
-        for i in range(1500):
+        for i in range(400):
             for model in (one, two):
                 await store[model].put(model(id=key(i), text=text(i)))
             await store[Usual].put(Usual(id=key(i), text=text(i)))
@@ -522,14 +524,14 @@ async def test_two_types_share_a_pool_and_its_cap(world: World, second: Any) -> 
         assert pool.pool.n_bytes <= 256 << 10
         assert caps(store).n_bytes > 700_000  # what is in another pool stays
         for model in (one, two, Usual):
-            assert await collected(store[model].scan()) == [model(id=key(i), text=text(i)) for i in range(1500)]
+            assert await collected(store[model].scan()) == [model(id=key(i), text=text(i)) for i in range(400)]
 
 
 async def test_a_pool_that_is_smaller_than_ram_is_named_when_it_is_full(world: World) -> None:
     small = pooled("small", "few", "128KiB", "critical")
     async with world.open(small, ram="4MB", durability="interval") as store:
         n = await fill(store[small], small, 1000)
-        assert 100 < n < 250
+        assert 15 < n < 40
         with pytest.raises(ws.MemoryLimitError, match=r"the pool 'few' is at its cap: \d+ bytes of 131072"):
             await store[small].put(small(id="x"))
 
@@ -537,7 +539,7 @@ async def test_a_pool_that_is_smaller_than_ram_is_named_when_it_is_full(world: W
 async def test_a_pool_that_is_larger_than_ram_is_held_by_ram(world: World) -> None:
     large = pooled("large", "many", "64MB", "critical")
     async with world.open(large, ram=CAP, durability="interval") as store:
-        assert 500 < await fill(store[large], large, 5000) < 1100
+        assert 150 < await fill(store[large], large, 1500) < 280
         with pytest.raises(ws.MemoryLimitError, match="ram is at its cap"):
             await store[large].put(large(id="x"))
 
@@ -567,35 +569,35 @@ async def test_a_bigger_pool_takes_writes_again(world: World) -> None:
     bigger = pooled("one", "p", "256KiB", "critical")
     async with world.open(bigger, durability="interval") as store:
         await store[bigger].get_many([key(i) for i in range(n)])
-        assert await fill(store[bigger], bigger, 20, start=n) == 20
-        assert await store[bigger].count() == n + 20
+        assert await fill(store[bigger], bigger, 10, start=n) == 10
+        assert await store[bigger].count() == n + 10
 
 
 # Batches
 
 
-@every_mode
+@pytest.mark.parametrize("durability", ["fsync", "interval"])
 async def test_a_batch_larger_than_the_cap_is_refused_and_nothing_of_it_is_written(
     world: World, durability: str
 ) -> None:
     async with world.open(Usual, ram=CAP, durability=durability) as store:
         await store[Usual].put(Usual(id="a"))
         with pytest.raises(ws.MemoryLimitError, match=f"ram has a cap of {CAP}; split the batch"):
-            await store[Usual].put_many(Usual(id=key(i), text=text(i)) for i in range(1500))
+            await store[Usual].put_many(Usual(id=key(i), text=text(i)) for i in range(400))
         assert await store[Usual].count() == 1
-        for start in range(0, 1500, 250):
-            await store[Usual].put_many(Usual(id=key(i), text=text(i)) for i in range(start, start + 250))
+        for start in range(0, 400, 50):
+            await store[Usual].put_many(Usual(id=key(i), text=text(i)) for i in range(start, start + 50))
             await turns()
             assert caps(store).n_bytes <= CAP * 1.3
         await idle(store)
-        assert await store[Usual].count() == 1501
+        assert await store[Usual].count() == 401
         assert caps(store).n_bytes <= CAP
 
 
 # Checkpoints that fail
 
 
-@every_mode
+@pytest.mark.parametrize("durability", ["fsync", "interval"])
 async def test_a_failing_checkpoint_is_named_and_writes_go_on_when_it_is_healed(world: World, durability: str) -> None:
     failing = True
 
@@ -606,10 +608,10 @@ async def test_a_failing_checkpoint_is_named_and_writes_go_on_when_it_is_healed(
     world.on_checkpoint = fail
     async with world.open(Usual, ram=CAP, durability=durability) as store:
         table = store[Usual]
-        n = await fill(table, Usual, 5000)
-        assert 500 < n < 1100
+        n = await fill(table, Usual, 1500)
+        assert 150 < n < 280
         assert caps(store).n_bytes < CAP * 1.1
-        with pytest.raises(ws.MemoryLimitError, match="the checkpoint failed: .*no space for it") as caught:
+        with pytest.raises(ws.MemoryLimitError, match=r"the checkpoint failed: .*no space for it") as caught:
             await table.put(Usual(id="x"))
         assert isinstance(caught.value.__cause__, ws.UnavailableError)
         assert await table.get("x") is None
@@ -617,11 +619,11 @@ async def test_a_failing_checkpoint_is_named_and_writes_go_on_when_it_is_healed(
         failing = False
         await table.put(Usual(id="x"))
         await idle(store)
-        assert await fill(table, Usual, 1500, start=n) == 1500
-        assert await table.count() == n + 1501
+        assert await fill(table, Usual, 400, start=n) == 400
+        assert await table.count() == n + 401
         assert caps(store).n_bytes <= CAP
-        expected = [Usual(id=key(i), text=text(i)) for i in range(n + 1500)]
-        assert await table.get_many([key(i) for i in range(n + 1500)]) == expected
+        expected = [Usual(id=key(i), text=text(i)) for i in range(n + 400)]
+        assert await table.get_many([key(i) for i in range(n + 400)]) == expected
 
 
 async def test_a_failing_checkpoint_is_not_tried_again_and_again_while_nobody_waits(world: World) -> None:
@@ -634,7 +636,7 @@ async def test_a_failing_checkpoint_is_not_tried_again_and_again_while_nobody_wa
 
     world.on_checkpoint = fail
     async with world.open(Usual, ram=CAP, durability="interval") as store:
-        for i in range(600):
+        for i in range(150):
             await store[Usual].put(Usual(id=key(i), text=text(i)))
         await turns(300)
         assert caps(store).dirty_bytes > CAP * 0.4
@@ -660,13 +662,13 @@ async def test_a_checkpoint_that_began_before_the_cap_was_reached_is_followed_by
     async with world.open(Usual, ram=CAP, durability="interval") as store:
         asked = asyncio.create_task(store.checkpoint())  # nothing is dirty yet
         await began.wait()
-        writing = asyncio.create_task(fill(store[Usual], Usual, 2000))
+        writing = asyncio.create_task(fill(store[Usual], Usual, 500))
         await until(lambda: is_held(store))
         await turns()
         go_on.set()
         await asked
-        assert await writing == 2000
-        assert await store[Usual].count() == 2000
+        assert await writing == 500
+        assert await store[Usual].count() == 500
 
 
 async def test_a_checkpointer_that_crashed_with_what_it_was_asked_for_is_asked_again(world: World) -> None:
@@ -682,12 +684,12 @@ async def test_a_checkpointer_that_crashed_with_what_it_was_asked_for_is_asked_a
 
     world.on_checkpoint = once
     async with world.open(Usual, ram=CAP, durability="interval") as store:
-        writing = asyncio.create_task(fill(store[Usual], Usual, 2000))
+        writing = asyncio.create_task(fill(store[Usual], Usual, 500))
         await began.wait()
         before = checkpointer(store)
         await until(lambda: not before.is_alive)
         crash = False
-        assert await asyncio.wait_for(writing, 30) == 2000
+        assert await asyncio.wait_for(writing, 30) == 500
         assert checkpointer(store) is not before
 
 
@@ -711,7 +713,7 @@ async def test_a_cancelled_writer_has_written_nothing_and_the_others_go_on(world
     async with world.open(Usual, ram=CAP, durability=durability) as store:
         table = store[Usual]
         go_on, n = await held(store, world, Usual)
-        first, second, third = (asyncio.create_task(table.put(Usual(id=f"w{i}"))) for i in range(3))  # type: ignore[arg-type]
+        first, second, third = (asyncio.create_task(table.put(Usual(id=f"w{i}"))) for i in range(3))
         many = asyncio.create_task(table.put_many([Usual(id=f"m{i}") for i in range(20)]))
         change = asyncio.create_task(table.update(key(0), n=5))
         await turns()
@@ -732,7 +734,7 @@ async def test_a_cancelled_writer_has_written_nothing_and_the_others_go_on(world
 async def test_closing_tells_those_who_wait_and_keeps_all_that_was_acknowledged(world: World, durability: str) -> None:
     store = await world.open(Usual, ram=CAP, durability=durability)
     go_on, n = await held(store, world, Usual)
-    waiting = [asyncio.create_task(store[Usual].put(Usual(id=f"w{i}"))) for i in range(4)]  # type: ignore[arg-type]
+    waiting = [asyncio.create_task(store[Usual].put(Usual(id=f"w{i}"))) for i in range(4)]
     await turns()
     closing = asyncio.create_task(store.close())
     await turns()
@@ -753,10 +755,11 @@ async def test_closing_tells_those_who_wait_and_keeps_all_that_was_acknowledged(
 async def test_a_shard_that_comes_back_while_writers_are_held_holds_them_too(world: World, durability: str) -> None:
     async with world.open(Usual, ram=CAP, durability=durability, shards=4) as store:
         go_on, n = await held(store, world, Usual)
+        caps(store)._store.pool.charge(CAP)  # so that no look at the caps releases anybody
         before = store._context.shards[1]
         waiting = asyncio.create_task(
             store[Usual].put(Usual(id=next(f"w{i}" for i in range(999) if slot_of(f"w{i}") in before.slots)))
-        )  # type: ignore[arg-type]
+        )
         await turns()
         before.crash(RuntimeError("a fault of the test"))
         with pytest.raises(ws.ShardUnavailableError):
@@ -766,6 +769,7 @@ async def test_a_shard_that_comes_back_while_writers_are_held_holds_them_too(wor
         await until(lambda: after.state.name == "RUNNING")
         assert after.is_held()
         assert not after.is_open
+        caps(store)._store.pool.charge(-CAP)
         go_on.set()
         await store[Usual].put(Usual(id="x"))
         assert not after.is_held()
@@ -788,7 +792,7 @@ async def test_a_shard_that_comes_back_while_the_disk_lags_holds_writers_too(wor
 
 async def test_a_shard_that_crashed_is_not_counted_twice(world: World) -> None:
     async with world.open(Usual, ram=CAP, durability="interval", shards=2) as store:
-        for i in range(400):
+        for i in range(100):
             await store[Usual].put(Usual(id=key(i), text=text(i)))
         await store.sync()
         gc.collect()
@@ -799,14 +803,12 @@ async def test_a_shard_that_crashed_is_not_counted_twice(world: World) -> None:
             before.crash(RuntimeError("a fault of the test"))
             await until(lambda: (s := store._context.shards[1]) is not before and s.state.name == "RUNNING")
             await turns()
-            del before
             assert caps(store).n_bytes <= n_bytes + 4096
         finally:
             gc.enable()
-        assert await store[Usual].count() == 400
+        assert await store[Usual].count() == 100
 
 
-@pytest.mark.xfail(strict=True, reason="Table.put_nowait asks only for the disk in fsync mode, see shard.takes_posts")
 async def test_a_write_that_may_not_wait_is_refused_while_writers_are_held(world: World) -> None:
     async with world.open(Usual, ram=CAP, durability="fsync") as store:
         go_on, _ = await held(store, world, Usual)
@@ -824,8 +826,7 @@ async def test_no_cap_counts_and_holds_nothing(world: World) -> None:
             await store[Usual].put(Usual(id=key(i), text=text(i)))
         await turns()
         assert not caps(store).is_active
-        assert caps(store).n_bytes > 500_000
+        assert caps(store).n_bytes > 3_000_000
         assert caps(store).n_bytes - caps(store).dirty_bytes == 1024 * DECODED_BYTES
         assert checkpointer(store).n_done == 0
         assert store._context.on_growth is None
-    assert User.__name__ == "User"
