@@ -617,7 +617,7 @@ class Lane:
                 timer.cancel()
 
     async def close(self) -> int:
-        """Write, mark and sync everything; return the position where the log ends.
+        """Write, mark and sync everything, and give back what was made ready; return the position where the log ends.
 
         Whoever asks for a turn from now on is not heard any more.
 
@@ -639,6 +639,11 @@ class Lane:
             else:
                 end = self._finished()
         await self._let_go()
+        if end:
+            try:
+                await self._run(lambda: self.segments.remove_unused(self.active_number))
+            except OSError as e:  # they take space, and the next opening uses them or removes them
+                logger.warning("event=unused_segments_stay directory=%s error=%s", self.segments.directory, e)
         return end
 
     def _finish(self) -> None:

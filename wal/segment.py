@@ -213,6 +213,15 @@ class Segments:
             self.files.sync_directory(self.directory)
         return len(numbers)
 
+    def remove_unused(self, after: int) -> None:
+        """Remove the spares, and the segments behind number ``after``, which were made ready and never written."""
+        unused = [f"{self.directory}/{name}" for name in self._names(SPARE_SUFFIX)]
+        unused += [segment_path(self.directory, n) for n in segment_numbers(self.files, self.directory) if n > after]
+        for path in unused:
+            self.files.remove(path)
+        if unused:
+            self.files.sync_directory(self.directory)
+
     def _size(self, path: str) -> int:
         file = self.files.open(path)
         try:
