@@ -55,7 +55,7 @@ def element_offsets(value: bytes, skip: int, indices: list[int], /) -> list[int]
         indices: Of the elements, in ascending order.
 
     Raises:
-        ValueError: there is no array, it is cut off, or has fewer elements.
+        ValueError: there is no array, it is cut off before the last of them, or has fewer elements.
     """
 
 def all_of(items: Iterable[Any], cls: type, /) -> None:

@@ -24,6 +24,7 @@ from warpstore.blocks import BlockFiles
 from warpstore.checkpoint import Checkpoint, CheckpointTable, WouldBlock
 from warpstore.key_order import KeyOrder
 from warpstore.keys import HotKey, key_hash
+from warpstore.parts import is_split_value
 from warpstore.values import TOMBSTONE
 
 MERGE_ON_LOOP_MAX = 4_096
@@ -203,8 +204,8 @@ class HotTier:
         value = self.head(slot, key, blocking=blocking, loaded=loaded)
         if self.blocks is None or isinstance(value, WouldBlock) or not value:
             return value
-        if loaded is not None and loaded.value == value:
-            return loaded.whole
+        if loaded is not None and (loaded.value == value or (loaded.cold is self.cold and is_split_value(value))):
+            return loaded.whole  # what is split is clean: the same record, perhaps with its parts elsewhere
         return self.blocks.whole(value, blocking=blocking)
 
     def promote(self, slot: int, key: HotKey, found: bytes | None) -> bytes:

@@ -9,7 +9,8 @@ A split value, which stands where a value may stand, in a checkpoint and in memo
     deadline?  |  0xc1 | n u8 | elements u16 | place of each part, 12 bytes  |  head
 
 ``n`` counts the bytes after it up to the head; ``elements`` are those of the whole array. 0xc1 opens no MessagePack
-value. A place is a block file's number (u32) and, in a u64, the block's offset (40 bits) and the item in it (24 bits).
+value. A place is a block file's number (u32) and, in a u64, the block's offset (40 bits), the item in it (13 bits) and
+about how many bytes of the file it takes (11 bits: an exponent and 6 bits).
 """
 
 from __future__ import annotations
@@ -28,16 +29,34 @@ PARTS_MAX = 6
 
 _HEAD = struct.Struct("<BBH")
 _PLACE = struct.Struct("<IQ")
-ITEM_BITS = 24
-ITEM_MASK = (1 << ITEM_BITS) - 1
+ITEMS_MAX = 1 << 13
+"""Items of one block: a place has 13 bits for them."""
+
+_ITEM_BITS, _SIZE_BITS = 13, 11
+_MANTISSA_BITS = 6
+_ITEM_MASK = (1 << _ITEM_BITS) - 1
+_SIZE_MASK = (1 << _SIZE_BITS) - 1
+_MANTISSA_MASK = (1 << _MANTISSA_BITS) - 1
+
+
+def size_class(n_bytes: int) -> int:
+    """Return the 11 bits that stand for about ``n_bytes``, at most 3 % less."""
+    exponent = max(0, n_bytes.bit_length() - _MANTISSA_BITS)
+    return exponent << _MANTISSA_BITS | n_bytes >> exponent
 
 
 class Place(NamedTuple):
-    """Where a part is: in which file, in the block at which offset, as which item."""
+    """Where a part is: in which file, in the block at which offset, as which item; and the class of its size."""
 
     file: int
     offset: int
     item: int
+    size: int = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """About how many bytes of the file it takes."""
+        return (self.size & _MANTISSA_MASK) << (self.size >> _MANTISSA_BITS)
 
 
 class PartPlan(msgspec.Struct, frozen=True, array_like=True):
@@ -113,7 +132,7 @@ def split_value(head: bytes, first: int, places: Sequence[Place]) -> bytes:
     skip = DEADLINE_BYTES if head[0] == DEADLINE_BYTE else 0
     n_elements, n_bytes = _count(head, skip)
     note = _HEAD.pack(SPLIT_BYTE, 2 + len(places) * _PLACE.size, n_elements)
-    note += b"".join(_PLACE.pack(p.file, p.offset << ITEM_BITS | p.item) for p in places)
+    note += b"".join(_PLACE.pack(p.file, (p.offset << _ITEM_BITS | p.item) << _SIZE_BITS | p.size) for p in places)
     return head[:skip] + note + _counted(first, n_bytes) + head[skip + n_bytes :]
 
 
@@ -123,11 +142,11 @@ def places_of(body: bytes) -> list[Place]:
     Raises:
         ValueError: the note is damaged.
     """
-    _, n_bytes, _ = _HEAD.unpack_from(body)
-    if n_bytes < 2 + _PLACE.size or (n_bytes - 2) % _PLACE.size or len(body) < 2 + n_bytes:
+    n_bytes = body[1] if len(body) > 1 else 0
+    if n_bytes < 2 + _PLACE.size or (n_bytes - 2) % _PLACE.size or len(body) <= 2 + n_bytes:
         raise ValueError("the places of a record's parts are damaged")
     return [
-        Place(file, place >> ITEM_BITS, place & ITEM_MASK)
+        Place(file, place >> _ITEM_BITS + _SIZE_BITS, place >> _SIZE_BITS & _ITEM_MASK, place & _SIZE_MASK)
         for file, place in _PLACE.iter_unpack(body[_HEAD.size : 2 + n_bytes])
     ]
 

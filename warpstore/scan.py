@@ -275,11 +275,10 @@ class Scan(ChunkedIterator[T]):
             split = [i for i in split if split_payload(values[i])[0] != self._tag]
         blocks = self.context.blocks
         missing: list[int] = []
-        for i in split:
-            whole = blocks.whole(values[i], blocking=False)
+        for i, whole in zip(split, blocks.whole_many_nowait([values[i] for i in split]), strict=True):
             if isinstance(whole, WouldBlock):
                 missing.append(i)
-            else:
+            elif whole is not None:
                 values[i] = whole
         if missing:
             found = await self.context.run(lambda: blocks.whole_many([values[i] for i in missing]))

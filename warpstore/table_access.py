@@ -111,17 +111,25 @@ class TableAccess:
         assert memory is not None
         values: list[bytes] = []
         missing: list[int] = []
+        split: list[int] = []
         for slot, hot in routed:
             value: bytes | WouldBlock | None = memory._value(hot)
             if value is None:
                 self.readable(slot)
                 value = tiers[slot].head(slot, hot)  # type: ignore[union-attr]
-            if whole and isinstance(value, bytes) and value and is_split_value(value):
-                value = self._context.blocks.whole(value, blocking=False)
             if isinstance(value, WouldBlock):
                 missing.append(len(values))
                 value = TOMBSTONE
+            elif whole and value and is_split_value(value):
+                split.append(len(values))
             values.append(value)
+        if split:
+            joined = self._context.blocks.whole_many_nowait([values[i] for i in split])
+            for i, one in zip(split, joined, strict=True):
+                if isinstance(one, bytes):
+                    values[i] = one
+                else:
+                    missing.append(i)
         if missing:
             found = await self._context.load([(self.tier(routed[i][0]), *routed[i]) for i in missing])
             for i, loaded in zip(missing, found, strict=True):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warpstore._native import HotMap, scatter, set_values, slot_of
+from warpstore._native import HotMap, MemoryPool, scatter, set_values, slot_of
 from warpstore.values import TOMBSTONE, tombstone, with_deadline
 
 QUICK = settings(max_examples=60, derandomize=True, deadline=None)
@@ -124,6 +124,70 @@ def test_an_update_sets_what_the_newer_map_holds(older: list[Any], newer: list[A
     found.update(second)
     assert_same(found, expected | changes)
     assert_same(second, changes)
+
+
+@QUICK
+@given(writes, writes)
+def test_a_map_forgets_what_another_one_holds(pairs: list[Any], others: list[Any]) -> None:
+    pool = MemoryPool()
+    found, expected = HotMap(pool), {}
+    for key, make in pairs:
+        found.set(key, make(key))
+        expected[key] = seen(make(key))
+    newer, keys_of_newer = filled(others)
+    n_bytes = pool.n_bytes
+    found.forget(newer)
+    left = {key: one for key, one in expected.items() if key not in keys_of_newer}
+    assert_same(found, left)
+    assert_same(newer, keys_of_newer)
+    assert pool.n_bytes <= n_bytes
+    for key, make in pairs:  # what was forgotten comes back
+        found.set(key, make(key))
+    assert_same(found, expected)
+    del found
+    assert pool.n_bytes == 0
+
+
+def test_a_map_forgets_tens_of_thousands_of_keys() -> None:
+    found, newer = HotMap(), HotMap()
+    for i in range(20_000):
+        found.set(i, value(i))
+        if i % 3:
+            newer.set(i, TOMBSTONE if i % 2 else value(i, n=1))
+    found.forget(newer)
+    assert sorted(found.items()) == [(i, value(i)) for i in range(0, 20_000, 3)]
+    assert [found.get(i) for i in range(20_000)] == [None if i % 3 else value(i) for i in range(20_000)]
+    newer.forget(found)
+    assert len(newer) == 13_333
+
+
+@pytest.mark.parametrize("bad", [None, {}, 1, "itself"])
+def test_a_map_forgets_only_what_another_map_holds(bad: Any) -> None:
+    found = HotMap()
+    with pytest.raises(TypeError, match="another HotMap"):
+        found.forget(found if bad == "itself" else bad)
+
+
+@pytest.mark.parametrize("deadline", [None, 2**40])
+@pytest.mark.parametrize("n_places", [1, 6, 21])
+def test_a_key_of_every_form_is_found_behind_a_note_of_parts(n_places: int, deadline: int | None) -> None:
+    note = b"\xc1" + bytes([2 + 12 * n_places]) + b"\x00\x05" + b"\xd3\xdc\xc0\x92" * (3 * n_places)
+    for tag in TAGS:
+        found = HotMap()
+        split = {key: note + value(key, tag=tag) for key in KEYS}
+        if deadline is not None:
+            split = {key: with_deadline(one, deadline) for key, one in split.items()}
+        for key, one in split.items():
+            found.set(key, one)
+        assert_same(found, split)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xc1", b"\xc1\x00", b"\xc1\xff\x92\x01\x05", b"\xc1\x02\x00\x05", b"\xd3" * 9 + b"\xc1"]
+)
+def test_a_note_with_no_key_behind_it_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        HotMap().set(5, data)
 
 
 @given(writes)

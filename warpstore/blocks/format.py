@@ -4,15 +4,17 @@
 
     file header   64 bytes: magic | version u16 | 0 u16 | number u32 | salt u64 | store id 16 bytes | zeros | crc u32
     block*        header, 32 bytes: crc u32 | stored u32 | raw u32 | items u32 | codec u8 | flags u8 | zeros
-                  then ``stored`` bytes, which decompress to ``raw`` bytes: length u32[items] | items
+                  then ``stored`` bytes, which decompress to ``raw`` bytes: end u32[items] | items
 
 A block's CRC32C covers the file's salt, the block's own offset, the rest of its header and its stored bytes: a block
-that was moved, or left over from another file, is no block. Sizes are checked before they are used.
+that was moved, or left over from another file, is no block. Sizes are checked before they are used. The ends of items
+count from the first one's beginning.
 """
 
 from __future__ import annotations
 
 import struct
+from itertools import accumulate
 from typing import NamedTuple
 
 import lz4.block
@@ -33,6 +35,8 @@ _FILE_HEADER = struct.Struct("<8sHHIQ16s")
 _BLOCK_HEADER = struct.Struct("<IIIIBB")
 _CHECKED = struct.Struct("<IIIBB")
 _CRC = struct.Struct("<I")
+_END = struct.Struct("<I")
+_ENDS = struct.Struct("<II")
 _SEED = struct.Struct("<QQ")
 _ZEROS = bytes(BLOCK_HEADER_BYTES - _BLOCK_HEADER.size)
 
@@ -86,7 +90,7 @@ def pack_block(salt: int, offset: int, items: list[bytes], compression: str, thr
         threshold: Fewer bytes than this are not compressed.
         cache: Whether what it holds may stay in memory after a read.
     """
-    raw = b"".join((struct.pack(f"<{len(items)}I", *map(len, items)), *items))
+    raw = b"".join((struct.pack(f"<{len(items)}I", *accumulate(map(len, items))), *items))
     codec, stored = _STORED, raw
     if compression != "none" and len(raw) >= threshold:
         if compression == "max":
@@ -108,6 +112,8 @@ def unpack_block_header(data: bytes) -> BlockHeader:
     if len(data) != BLOCK_HEADER_BYTES:
         raise ValueError("the block's header is cut off")
     header = BlockHeader(*_BLOCK_HEADER.unpack_from(data))
+    if data[_BLOCK_HEADER.size :] != _ZEROS:
+        raise ValueError("the block's header is damaged")
     if header.raw_bytes > RAW_BYTES_MAX or header.stored_bytes > RAW_BYTES_MAX:
         raise ValueError("the block says that it is larger than a block can be")
     if 4 * header.n_items > header.raw_bytes or header.codec > _LZ4_HIGH:
@@ -140,15 +146,15 @@ def item_of(raw: bytes, n_items: int, index: int) -> bytes:
     """Return an item of what a block holds.
 
     Raises:
-        ValueError: there is none of this number, or the lengths do not add up.
+        ValueError: there is none of this number, or its ends are not in the block.
     """
     if index >= n_items:
         raise ValueError(f"the block has {n_items} items, and no item {index}")
-    lengths = struct.unpack_from(f"<{index + 1}I", raw)
-    end = 4 * n_items + sum(lengths)
-    if end > len(raw):
-        raise ValueError("the lengths of the block's items are wrong")
-    return raw[end - lengths[-1] : end]
+    first = 4 * n_items
+    start, end = _ENDS.unpack_from(raw, 4 * index - 4) if index else (0, *_END.unpack_from(raw))
+    if start > end or first + end > len(raw):
+        raise ValueError("the ends of the block's items are wrong")
+    return raw[first + start : first + end]
 
 
 def _checksum(salt: int, offset: int, checked: bytes, stored: bytes) -> int:

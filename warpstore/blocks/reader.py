@@ -28,6 +28,9 @@ from warpstore.would_block import WOULD_BLOCK, WouldBlock
 
 SUFFIX = ".blk"
 
+BLOCKS_ON_LOOP_MAX = 64
+"""Blocks that one call reads from the page cache; decompressing one takes some 40 us."""
+
 
 def block_path(directory: str, number: int) -> str:
     """Return the path of a block file."""
@@ -89,6 +92,8 @@ class BlockFile:
             if head is None:
                 return WOULD_BLOCK
             header = unpack_block_header(head)
+            if offset + BLOCK_HEADER_BYTES + header.stored_bytes > self.n_bytes:
+                raise ValueError("the block is cut off")
             data = self._read(header.stored_bytes, offset + BLOCK_HEADER_BYTES, blocking=blocking)
             if data is None:
                 return WOULD_BLOCK
@@ -120,13 +125,17 @@ class BlockFiles:
         directory: Their folder.
         store_id: 16 bytes that name the store.
         cache: Keeps blocks that were read.
+        caches_all: Whether also those whose fields say ``cache=False``, for a use that ends soon.
     """
 
-    def __init__(self, files: FileSystem, directory: str, *, store_id: bytes, cache: BlockCache) -> None:
+    def __init__(
+        self, files: FileSystem, directory: str, *, store_id: bytes, cache: BlockCache, caches_all: bool = False
+    ) -> None:
         self.directory = directory
         self.cache = cache
         self._files = files
         self._store_id = store_id
+        self._caches_all = caches_all
         self._open: dict[int, BlockFile] = {}
         self._lock = Lock()
 
@@ -197,22 +206,45 @@ class BlockFiles:
             CorruptionError: a block is damaged, or a place is wrong.
             UnavailableError: reading failed.
         """
+        found = self.whole_many_nowait(values, blocking=True)
+        assert not any(isinstance(value, WouldBlock) for value in found)
+        return found  # type: ignore[return-value]
+
+    def whole_many_nowait(
+        self, values: Sequence[bytes | None], *, blocking: bool = False
+    ) -> list[bytes | WouldBlock | None]:
+        """As `whole_many`, but for reads that would have to wait for the disk.
+
+        Args:
+            values: The values, of which any may be split.
+            blocking: Whether reads may wait for the disk; else `WOULD_BLOCK` stands where one would have to, and for
+                what is in more blocks than `BLOCKS_ON_LOOP_MAX`, which would hold the event loop for long.
+
+        Raises:
+            CorruptionError: a block is damaged, or a place is wrong.
+            UnavailableError: reading failed.
+        """
         places = {i: self._places(value) for i, value in enumerate(values) if value and is_split_value(value)}
-        parts: dict[Place, bytes] = {}
+        parts: dict[Place, bytes | WouldBlock] = {}
         block: tuple[bytes, int] | WouldBlock | None = None
         at = (-1, -1)
+        n_read = 0
         for place in sorted({place for some in places.values() for place in some}):
             if at != (place.file, place.offset):
                 at = place.file, place.offset
-                block = self.cache.get(*at) or self._read(place, blocking=True)
+                block = self.cache.get(*at)
+                if block is None:
+                    n_read += 1
+                    may_read = blocking or n_read <= BLOCKS_ON_LOOP_MAX
+                    block = self._read(place, blocking=blocking) if may_read else WOULD_BLOCK
             assert block is not None
-            assert not isinstance(block, WouldBlock)
-            parts[place] = self._item(place, block)
-        found = list(values)
+            parts[place] = block if isinstance(block, WouldBlock) else self._item(place, block)
+        found: list[bytes | WouldBlock | None] = list(values)
         for i, some in places.items():
             value = values[i]
             assert value is not None
-            found[i] = join(value, [parts[place] for place in some])
+            known = [part for place in some if isinstance(part := parts[place], bytes)]
+            found[i] = join(value, known) if len(known) == len(some) else WOULD_BLOCK
         return found
 
     def _places(self, value: bytes) -> list[Place]:
@@ -233,7 +265,7 @@ class BlockFiles:
         if isinstance(read, WouldBlock):
             return read
         block = read[0], read[1].n_items
-        if read[1].may_cache:
+        if self._caches_all or read[1].may_cache:
             self.cache.put(place.file, place.offset, *block)
         return block
 

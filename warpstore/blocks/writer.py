@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from wal import File
 from warpstore.blocks.format import pack_block, pack_file_header
-from warpstore.parts import PartPlan, Place
+from warpstore.parts import ITEMS_MAX, PartPlan, Place, size_class
 
 BLOCK_BYTES = {"lz4": 16 << 10, "max": 64 << 10, "none": 16 << 10}
 """Bytes gathered for a block, before compression. One read decompresses one block."""
 
 _WRITE_BYTES = 1 << 20
-_ITEMS_MAX = 1 << 13
+_ITEM_BYTES = 4  # of its length
 
 Placed = Callable[[Place], None]
 
@@ -40,12 +40,14 @@ class BlockWriter:
     Attributes:
         n_items: Parts written.
         n_bytes: Size of the file.
+        n_placed: The sum of what its parts take, by their places.
     """
 
     def __init__(self, create: Callable[[], File], *, number: int, salt: int, store_id: bytes) -> None:
         self.number = number
         self.n_items = 0
         self.n_bytes = 0
+        self.n_placed = 0
         self._create = create
         self._salt = salt
         self._store_id = store_id
@@ -55,33 +57,45 @@ class BlockWriter:
         self._buffered = 0
 
     def add(self, part: bytes, plan: PartPlan, threshold: int, placed: Placed) -> None:
-        """Add a part; ``placed`` is called with its place when its block is full, at the latest by `finish`."""
+        """Add a part; ``placed`` is called with its place when its block is full, at the latest by `finish`.
+
+        A part as large as a block is a block of its own.
+        """
         kind = plan.compression, plan.cache, threshold
+        if len(part) >= BLOCK_BYTES[plan.compression]:
+            self._write_block(kind, [part], [placed])
+            return
         gathering = self._gathering.get(kind)
         if gathering is None:
             gathering = self._gathering[kind] = _Gathering()
         gathering.items.append(part)
         gathering.waiting.append(placed)
         gathering.n_bytes += len(part)
-        if gathering.n_bytes >= BLOCK_BYTES[plan.compression] or len(gathering.items) >= _ITEMS_MAX:
-            self._write_block(kind)
+        if gathering.n_bytes >= BLOCK_BYTES[plan.compression] or len(gathering.items) >= ITEMS_MAX:
+            self._write_gathered(kind)
 
     def flush(self) -> None:
         """Write the blocks that are being filled, so that every part has its place."""
         for kind in list(self._gathering):
-            self._write_block(kind)
+            self._write_gathered(kind)
 
-    def _write_block(self, kind: tuple[str, bool, int]) -> None:
+    def _write_gathered(self, kind: tuple[str, bool, int]) -> None:
         gathering = self._gathering.pop(kind)
+        self._write_block(kind, gathering.items, gathering.waiting)
+
+    def _write_block(self, kind: tuple[str, bool, int], items: list[bytes], waiting: list[Placed]) -> None:
         if self._file is None:
             self._file = self._create()
             self._put(pack_file_header(self.number, self._salt, self._store_id))
         offset = self.n_bytes
         compression, cache, threshold = kind
-        self._put(pack_block(self._salt, offset, gathering.items, compression, threshold, cache=cache))
-        self.n_items += len(gathering.items)
-        for index, placed in enumerate(gathering.waiting):
-            placed(Place(self.number, offset, index))
+        self._put(pack_block(self._salt, offset, items, compression, threshold, cache=cache))
+        self.n_items += len(items)
+        share = (self.n_bytes - offset) / (sum(map(len, items)) + _ITEM_BYTES * len(items))
+        for index, (item, placed) in enumerate(zip(items, waiting, strict=True)):
+            place = Place(self.number, offset, index, size_class(max(1, round(share * (len(item) + _ITEM_BYTES)))))
+            self.n_placed += place.n_bytes
+            placed(place)
 
     def _put(self, data: bytes) -> None:
         self._buffers.append(data)

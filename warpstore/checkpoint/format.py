@@ -70,12 +70,12 @@ class BlockUse(msgspec.Struct, array_like=True, frozen=True):
 
     Attributes:
         number: The file's number.
-        n_items: The parts in it.
-        n_live: Those that belong to records of this checkpoint.
+        n_bytes: What the parts in it take, by their places.
+        n_live: What those take that belong to records of this checkpoint.
     """
 
     number: int
-    n_items: int
+    n_bytes: int
     n_live: int
 
 

@@ -10,6 +10,7 @@ With several sources for one shard, or a range of slots, the same job deals the 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -23,8 +24,8 @@ from warpstore.checkpoint.apart import SetApart
 from warpstore.checkpoint.reader import Checkpoint
 from warpstore.checkpoint.writer import CheckpointWriter
 from warpstore.keys import SLOTS, HotKey, key_bytes
-from warpstore.parts import PartPlan
-from warpstore.values import TOMBSTONE, deadline_of, has_deadline, split_payload
+from warpstore.parts import PartPlan, is_split_value, places_of
+from warpstore.values import DEADLINE_BYTES, TOMBSTONE, deadline_of, has_deadline, split_payload
 
 
 class LogJob(msgspec.Struct, frozen=True):
@@ -168,16 +169,16 @@ def _read_logs(files: FileSystem, job: CheckpointJob, by_slot: list[int]) -> _Fr
 
 
 def _write_shard(files: FileSystem, job: CheckpointJob, shard: ShardJob, fresh: dict[int, dict[HotKey, bytes]]) -> int:
-    before = BlockFiles(
-        files, job.block_directory, store_id=job.store_id, cache=BlockCache(_BLOCKS_CACHED_BYTES, MemoryPool())
-    )
+    cache = BlockCache(_BLOCKS_CACHED_BYTES, MemoryPool())
+    before = BlockFiles(files, job.block_directory, store_id=job.store_id, cache=cache, caches_all=True)
     sources: list[Checkpoint] = []
     try:
         for path, n in shard.sources:
             sources.append(Checkpoint.open(files, path, store_id=job.store_id, shard=n, blocks=before))
+        uses = [use for source in sources for use in source.blocks]
+        apart = SetApart(files, job, shard, before, uses, _replaced(job, sources, fresh))
         files.remove(shard.target)
         file = files.create(shard.target)
-        apart = SetApart(files, job, shard, before, [use for source in sources for use in source.blocks])
         try:
             return _write_file(file, job, shard, sources, fresh, apart)
         finally:
@@ -208,6 +209,22 @@ def _write_file(
         n_records += writer.write_table(table.table, apart.of_table(table, live) if table.parts else live)
     writer.finish(shard.lsn, apart.finish())
     return n_records
+
+
+def _replaced(job: CheckpointJob, sources: list[Checkpoint], fresh: dict[int, dict[HotKey, bytes]]) -> Counter[int]:
+    """Return by block file what the parts take of the records that newer ones replace."""
+    n_bytes = Counter[int]()
+    for table in job.tables:
+        newer = fresh.get(table.table)
+        if not newer or not table.parts:
+            continue
+        for source in sources:
+            if source.blocks and table.table in source.tables:
+                for key, value in source.tables[table.table].records():
+                    if key in newer and is_split_value(value):
+                        for place in places_of(value[DEADLINE_BYTES:] if has_deadline(value) else value):
+                            n_bytes[place.file] += place.n_bytes
+    return n_bytes
 
 
 def _in_slots(records: Iterable[tuple[HotKey, bytes]], slots: tuple[int, int]) -> Iterator[tuple[HotKey, bytes]]:

@@ -95,6 +95,11 @@ PyObject *element_offsets(PyObject *Py_UNUSED(module), PyObject *const *args, Py
             at += opening.n_head + opening.n_bytes;
             left += opening.n_objects;
         }
+        if (at >= size) {
+            PyErr_SetString(PyExc_ValueError, "the MessagePack array is cut off");
+            Py_CLEAR(offsets);
+            return NULL;
+        }
         element = wanted;
         PyObject *offset = PyLong_FromUnsignedLongLong(at);
         if (offset == NULL || PyList_Append(offsets, offset) < 0)
