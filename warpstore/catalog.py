@@ -36,6 +36,8 @@ class Catalog:
         self.on_rotated: Callable[[], None] = lambda: None
         self._files = files
         self._lock = Lock()
+        self._pins: list[Manifest] = []
+        self._pins_lock = Lock()  # never held while a file is waited for: `pin` is called on the loop
 
     # Where things are
 
@@ -144,9 +146,34 @@ class Catalog:
             target.close()
         self._files.sync_directory(directory)
 
+    # Pins
+
+    def pin(self) -> Manifest:
+        """Return the manifest of this moment, and keep every file that it names until `unpin`. Does not block.
+
+        What is let go is decided after the manifest that lets it go has been put in place, so a pin is either seen
+        there or holds that manifest already.
+        """
+        with self._pins_lock:
+            self._pins.append(self.manifest)
+            return self._pins[-1]
+
+    def unpin(self, pinned: Manifest) -> None:
+        """Take back one `pin`; what only that one kept goes at the next `let_go`."""
+        with self._pins_lock:
+            del self._pins[next(i for i, manifest in enumerate(self._pins) if manifest is pinned)]
+
+    def _kept(self) -> list[Manifest]:
+        with self._pins_lock:
+            return [self.manifest, *self._pins]
+
+    def first_kept(self, lane: int) -> int:
+        """Return the number of the first segment of a lane that counts, or is pinned."""
+        return min(manifest.lanes[lane].first for manifest in self._kept())
+
     def remove_strays(self) -> None:
-        """Remove checkpoint files that the manifest does not name."""
-        named = {shard.name for shard in self.manifest.shards}
+        """Remove checkpoint files that neither the manifest names nor a pin."""
+        named = {shard.name for manifest in self._kept() for shard in manifest.shards}
         directory = self.checkpoint_directory
         for name in self._files.list_directory(directory):
             if name.endswith(CHECKPOINT_SUFFIX) and name not in named:

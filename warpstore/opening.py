@@ -12,6 +12,7 @@ from typing import Any
 
 from wal import FileSystem, Lock, WalError
 from warpstore import manifest as manifests
+from warpstore.backup.format import BACKUP_LOCK_NAME, BACKUP_NAME, LOCK_NAME, RESTORING_NAME
 from warpstore.catalog import Catalog, check_names, new_manifest, with_schemas
 from warpstore.checkpoint.job import LogJob, run_job
 from warpstore.checkpointer import Checkpointer, checkpoint_job
@@ -35,8 +36,6 @@ from warpstore.process import Process
 from warpstore.routes import TableRoutes
 from warpstore.shard import Shard
 from warpstore.supervisor import ChildSpec, Supervisor
-
-LOCK_NAME = "LOCK"
 
 
 class OpenParts:
@@ -102,6 +101,10 @@ def _lock(files: FileSystem, path: str) -> Lock:
     if files.exists(path):
         names = files.list_directory(path)
         if names and manifests.NAME not in names and set(names) - {LOCK_NAME, f"{manifests.NAME}.new"}:
+            if {BACKUP_NAME, BACKUP_LOCK_NAME} & set(names):
+                raise NotAStoreError(f"{path}: holds a backup; ws.restore makes a store of it", path=path)
+            if RESTORING_NAME in names:
+                raise NotAStoreError(f"{path}: a restore into it was interrupted; run it again", path=path)
             ours = {"log", "checkpoint"} & set(names)
             if ours:
                 missing = f"{path}/{manifests.NAME}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from wal import LogFullError, WalError
+from warpstore.backup import BackupResult
+from warpstore.backup.copying import no_progress
+from warpstore.backup.cutting import back_up
 from warpstore.codec import Codec
 from warpstore.config import Config, Durability, GpuMode, OnCorruption, load
 from warpstore.context import StoreContext
@@ -115,6 +118,39 @@ class Store:
         self._context.check()
         assert self._context.checkpointer is not None
         await self._context.checkpointer.call("asked for", timeout=None)
+
+    async def backup(
+        self, target: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None
+    ) -> BackupResult:
+        """Copy the store into a folder while it is written; return when the copy is durable.
+
+        The copy is one cut over all shards and tables: if a write began after another was acknowledged, a backup that
+        holds the second holds the first. It holds what was acknowledged before the call. A second backup into the same
+        folder copies only the files that are new, and takes the place of the first in one step; so one that fails, or
+        is killed, leaves the one before whole. `ws.restore` makes a store of it.
+
+        Args:
+            target: A folder outside the store that does not exist, is empty, or holds a backup of this store.
+            progress: Called on the loop with the bytes copied so far, and those to copy in all.
+
+        Raises:
+            BackupTargetError: the target holds something else, another store's backup, or lies inside the store.
+            BackupDamagedError: a file of the store, or its copy, is not what was written.
+            BackupFullError: there is no space for the copy.
+            BackupError: a file could not be read or written.
+            ReadOnlyStoreError: the store was opened with ``read_only=True``.
+            UnavailableError: in "memory" mode: the checkpoint that the backup begins with failed.
+
+        Cancellation:
+            The copying ends. The backup before is whole; what was copied is removed by the next backup.
+
+        Cost:
+            Copying and one read of the copy for its checksums, in a child process, in slices that are synced one by
+            one and with rests between them. The log begins another segment. Checkpoints and log that the cut names
+            are kept until the copy is done. In "memory" mode, a checkpoint first.
+        """
+        self._context.check()
+        return await back_up(self._context, self._catalog, os.fspath(target), progress or no_progress)
 
     async def drop(self, name: str) -> None:
         """Remove a stored table that was opened without a record type. Its bytes go with the next checkpoint.

@@ -17,6 +17,7 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 
 from numpy.typing import NDArray
 
+from warpstore.backup import BackupResult
 from warpstore.environment import Environment
 from warpstore.errors import ClosedStoreError, ForkedError, UsageError, WrongThreadError
 from warpstore.record import Record
@@ -222,6 +223,12 @@ class SyncStore:
     def checkpoint(self) -> None:
         """As `Store.checkpoint`."""
         self._loop.call(self._store.checkpoint())
+
+    def backup(
+        self, target: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None
+    ) -> BackupResult:
+        """As `Store.backup`; ``progress`` is called in the store's thread."""
+        return self._loop.call(self._store.backup(target, progress))
 
     def drop(self, name: str) -> None:
         """As `Store.drop`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import warpstore as ws
-from tests.support.worlds import User, World, collected, turns, world_in
+from tests.support.worlds import User, World, collected, turns, until, world_in
 
 N_WRITERS = 6
 N_WRITES = 60
@@ -95,7 +95,6 @@ async def test_a_scan_made_before_a_shard_was_replaced_reads_the_new_one(world: 
         scan = store[User].scan(snapshot=True)
         shard = store._context.shards[0]
         shard.crash(RuntimeError("a fault"))
-        while store._context.shards[0] is shard or not store._context.shards[0].is_open and not shard.durable:
-            await asyncio.sleep(0.001)
+        await until(lambda: store._context.shards[0] is not shard)
         await store[User].put(User(id="b"))
         assert [user.id for user in await collected(scan)] == ["a", "b"]
