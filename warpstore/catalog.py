@@ -89,9 +89,17 @@ class Catalog:
             manifests.write(self._files, self.path, changed)
             self.manifest = changed
 
-    def begin_epoch(self, tables: dict[str, TableManifest], next_table: int, next_tag: int) -> None:
-        """Record that the store was opened once more, with these tables."""
-        self._change(epoch=self.manifest.epoch + 1, tables=tables, next_table=next_table, next_tag=next_tag)
+    def begin_epoch(
+        self, tables: dict[str, TableManifest], next_table: int, next_tag: int, durability: str = ""
+    ) -> None:
+        """Record that the store was opened once more, with these tables, and how."""
+        self._change(
+            epoch=self.manifest.epoch + 1,
+            tables=tables,
+            next_table=next_table,
+            next_tag=next_tag,
+            durability=durability,
+        )
 
     def lane_opened(self, lane: int, active: int) -> None:
         """Record the segment that a lane writes first; a clean end before it no longer counts."""

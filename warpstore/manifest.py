@@ -72,6 +72,7 @@ class Manifest(msgspec.Struct, frozen=True):
         lanes: One entry a lane.
         tables: By table name.
         clean_lsns: Per shard, the last LSN at a clean close; empty while the store is open or after a crash.
+        durability: How the store was last opened, for those who read it beside its owner; "" if nobody said.
     """
 
     store_id: str
@@ -83,6 +84,7 @@ class Manifest(msgspec.Struct, frozen=True):
     lanes: list[LaneManifest]
     tables: dict[str, TableManifest]
     clean_lsns: list[int]
+    durability: str = ""
 
     @property
     def id_bytes(self) -> bytes:

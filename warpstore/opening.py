@@ -145,7 +145,7 @@ def _prepare(
     context: StoreContext, catalog: Catalog, config: Config, tables: dict[str, Any], next_table: int, next_tag: int
 ) -> None:
     """Begin the epoch, and deal the slots to another number of shards if that is asked for; blocks."""
-    catalog.begin_epoch(tables, next_table, next_tag)
+    catalog.begin_epoch(tables, next_table, next_tag, config.durability)
     catalog.make_directories()
     n_shards = config.shards or len(catalog.manifest.shards)
     if n_shards != len(catalog.manifest.shards):

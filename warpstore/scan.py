@@ -288,14 +288,12 @@ class Scan(ChunkedIterator[T]):
 
 async def count_live(tiers: Sequence[HotTier], context: StoreContext) -> int:
     """Return how many live records the tiers hold."""
-    n = 0
-    for tier in tiers:
-        snapshot = tier.snapshot()
-        try:
-            n += await _count(snapshot, context)
-        finally:
+    snapshots = [tier.snapshot() for tier in tiers]  # one step, so one cut, as for a scan
+    try:
+        return sum([await _count(snapshot, context) for snapshot in snapshots])
+    finally:
+        for snapshot in snapshots:
             snapshot.release()
-    return n
 
 
 async def _count(snapshot: Snapshot, context: StoreContext) -> int:

@@ -16,8 +16,16 @@ from warpstore.codec import Codec
 from warpstore.config import Config, Durability, GpuMode, OnCorruption, load
 from warpstore.context import StoreContext
 from warpstore.environment import Environment
-from warpstore.errors import ClosedStoreError, DiskFullError, OutcomeUnknownError, UnknownTableError, WarpstoreError
+from warpstore.errors import (
+    ClosedStoreError,
+    DiskFullError,
+    OutcomeUnknownError,
+    UnavailableError,
+    UnknownTableError,
+    WarpstoreError,
+)
 from warpstore.opening import OpenParts, open_parts
+from warpstore.reader import Reader, open_reader
 from warpstore.record import Record, plan_of
 from warpstore.schema import Schema
 from warpstore.statistics import StoreStatistics, gather
@@ -59,13 +67,14 @@ class Store:
         config: Its settings.
     """
 
-    def __init__(self, parts: OpenParts, tables: dict[type[Record], Table[Any]]) -> None:
+    def __init__(self, parts: OpenParts, tables: dict[type[Record], Table[Any]], reader: Reader | None = None) -> None:
         self.path = parts.context.path
         self.config = parts.context.config
         self._context: StoreContext = parts.context
         self._catalog = parts.catalog
         self._root = parts.root
         self._tables = tables
+        self._reader = reader
         self._closing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -92,10 +101,14 @@ class Store:
     async def sync(self) -> None:
         """Return when every write acknowledged before the call is durable. In "memory" mode that takes a checkpoint.
 
+        A store that was opened with ``read_only=True`` has none.
+
         Raises:
             OutcomeUnknownError: the log failed.
         """
         self._context.check()
+        if self._reader is not None:
+            return
         if self.config.durability == "memory":
             await self.checkpoint()
             return
@@ -114,8 +127,9 @@ class Store:
 
         Raises:
             UnavailableError: it failed; nothing is lost, the log stays.
+            ReadOnlyStoreError: the store was opened with ``read_only=True``.
         """
-        self._context.check()
+        self._check_owner()
         assert self._context.checkpointer is not None
         await self._context.checkpointer.call("asked for", timeout=None)
 
@@ -149,7 +163,7 @@ class Store:
             one and with rests between them. The log begins another segment. Checkpoints and log that the cut names
             are kept until the copy is done. In "memory" mode, a checkpoint first.
         """
-        self._context.check()
+        self._check_owner()
         return await back_up(self._context, self._catalog, os.fspath(target), progress or no_progress)
 
     async def drop(self, name: str) -> None:
@@ -157,13 +171,52 @@ class Store:
 
         Raises:
             UnknownTableError: there is no such table, or it is open.
+            ReadOnlyStoreError: the store was opened with ``read_only=True``.
         """
-        self._context.check()
+        self._check_owner()
         if name not in self._catalog.manifest.tables:
             raise UnknownTableError(f"there is no table {name!r}")
         if self.tables[name] is not None:
             raise UnknownTableError(f"{name!r} is open; leave its type out of models to drop it")
         await self._context.run(lambda: self._catalog.dropped(name))
+
+    async def refresh(self) -> None:
+        """Move to the newest synced state of a store that was opened with ``read_only=True``.
+
+        Scans under way, and columns being looked up, end with the state that they began with. The owner's own store is
+        always at its newest state: there it does nothing.
+
+        Raises:
+            IncompatibleSchemaError: a record type can no longer read what is stored; the state stays.
+            OpenError: the store is damaged, or another one is there; the state stays.
+            UnavailableError: the owner changes it faster than it can be read; the state stays.
+
+        Cancellation:
+            The state stays, or is the newer one.
+
+        Cost:
+            As opening: the checkpoints' roots, and a replay of the log behind them. What was read from checkpoints
+            before is read again.
+        """
+        self._context.check()
+        if self._reader is None:
+            return
+        try:
+            await self._reader.refresh(self._tables.values())
+        except OSError as e:
+            raise UnavailableError(f"{self.path}: cannot be read: {e}") from e
+
+    def _check_owner(self) -> None:
+        """Raise if a call may not be served that changes the store.
+
+        Raises:
+            UsageError: it may not be served at all.
+            ReadOnlyStoreError: the store was opened with ``read_only=True``.
+        """
+        self._context.check()
+        if self._reader is not None:
+            assert self._context.read_only is not None
+            raise self._context.read_only.with_traceback(None)
 
     def statistics(self) -> StoreStatistics:
         """Return the store's numbers of this moment."""
@@ -199,6 +252,8 @@ class Store:
                     await keeper.lane.settled()
             lsns = [self._last_lsn(i) for i in sorted(context.shards)]
             ends = [await keeper.close() for keeper in context.lanes]
+            if self._reader is not None:
+                await self._reader.close()
             await self._root.stop()
             if context.read_only is None:
                 await context.run(lambda: catalog.closed(ends, lsns))
@@ -228,7 +283,16 @@ class Store:
 class Opening:
     """What `open` returns: ``async with`` it, or await it and close the store yourself."""
 
-    def __init__(self, path: str, models: Sequence[type[Record]], config: Config, environment: Environment) -> None:
+    def __init__(
+        self,
+        path: str,
+        models: Sequence[type[Record]],
+        config: Config,
+        environment: Environment,
+        *,
+        read_only: bool = False,
+    ) -> None:
+        self._read_only = read_only
         self._path = path
         self._models = models
         self._config = config
@@ -237,7 +301,12 @@ class Opening:
 
     async def _open(self) -> Store:
         plans = [plan_of(model) for model in self._models]
-        parts = await open_parts(self._path, plans, self._config, self._environment)
+        reader: Reader | None = None
+        if self._read_only:
+            context, reader = await open_reader(self._path, plans, self._config, self._environment)
+            parts = OpenParts(context, reader.catalog, reader.root)
+        else:
+            parts = await open_parts(self._path, plans, self._config, self._environment)
         tables: dict[type[Record], Table[Any]] = {}
         for model, plan in zip(self._models, plans, strict=True):
             stored = parts.catalog.manifest.tables[plan.table]
@@ -247,7 +316,7 @@ class Opening:
                 for entry in stored.schemas[:-1]
             }
             tables[model] = Table(parts.context, codec, parts.context.tables[stored.table], decoders)
-        return Store(parts, tables)
+        return Store(parts, tables, reader)
 
     def __await__(self) -> Generator[Any, None, Store]:
         return self._open().__await__()
@@ -267,6 +336,7 @@ def open(  # noqa: A001 - the module is used as ws.open
     path: str | os.PathLike[str],
     *,
     models: Sequence[type[Record]] = (),
+    read_only: bool = False,
     config: str | os.PathLike[str] | None = None,
     environment: Environment | None = None,
     **settings: Unpack[Settings],
@@ -276,6 +346,8 @@ def open(  # noqa: A001 - the module is used as ws.open
     Args:
         path: A folder; it is created if there is none.
         models: The record types to work with. Tables stored without one are kept.
+        read_only: Read the synced state of a store that another process may own and write: without its lock, and
+            without writing anything. Every write raises `ReadOnlyStoreError`; `Store.refresh` moves to a newer state.
         config: A TOML file of settings; keywords win over it.
         environment: The world the store lives in, for tests.
         **settings: See `Config`.
@@ -289,4 +361,5 @@ def open(  # noqa: A001 - the module is used as ws.open
         IncompatibleSchemaError: a model cannot read what is stored (when entered or awaited).
     """
     loaded = load(config, settings)
-    return Opening(os.path.abspath(os.fspath(path)), list(models), loaded, environment or Environment())
+    where = os.path.abspath(os.fspath(path))
+    return Opening(where, list(models), loaded, environment or Environment(), read_only=read_only)

@@ -230,6 +230,10 @@ class SyncStore:
         """As `Store.backup`; ``progress`` is called in the store's thread."""
         return self._loop.call(self._store.backup(target, progress))
 
+    def refresh(self) -> None:
+        """As `Store.refresh`."""
+        self._loop.call(self._store.refresh())
+
     def drop(self, name: str) -> None:
         """As `Store.drop`."""
         self._loop.call(self._store.drop(name))
@@ -266,6 +270,7 @@ def open_sync(
     path: str | os.PathLike[str],
     *,
     models: Sequence[type[Record]] = (),
+    read_only: bool = False,
     config: str | os.PathLike[str] | None = None,
     environment: Environment | None = None,
     **settings: Unpack[Settings],
@@ -275,7 +280,7 @@ def open_sync(
     Raises:
         ConfigError, OpenError, IncompatibleSchemaError: as for `open`.
     """
-    opening = open_store(path, models=models, config=config, environment=environment, **settings)
+    opening = open_store(path, models=models, read_only=read_only, config=config, environment=environment, **settings)
     loop = _Loop()
 
     async def enter() -> Store:

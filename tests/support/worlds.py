@@ -389,6 +389,7 @@ CALLS: list[Callable[[ws.Store], Any]] = [
     lambda s: s.sync(),
     lambda s: s.checkpoint(),
     lambda s: s.backup(f"{s.path}-backup"),
+    lambda s: s.refresh(),
     lambda s: s.drop("user"),
 ]
 """Every call of a store and its tables that is a coroutine, but ``close``."""
