@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 READS_MAX = 100
-READS_OF_ONE_MANIFEST_MAX = 5
-"""Damage that is still there after so many reads is no write that came between."""
+READS_OF_DAMAGE_MAX = 5
+"""The same damage in so many reads under one manifest is no write that came between: that would stand elsewhere."""
 PAUSE_S = 0.01
 
 
@@ -64,6 +64,7 @@ def read_state(context: StoreContext) -> tuple[Manifest, list[Prepared]]:
     """
     before = read_manifest(context)
     n_same = 0
+    damage = ""
     for _ in range(READS_MAX):
         failure: Exception | None = None
         states: list[Prepared] = []
@@ -71,18 +72,21 @@ def read_state(context: StoreContext) -> tuple[Manifest, list[Prepared]]:
             states = _load(context, before)
         except (OpenError, OSError) as e:
             failure = e
-        after = read_manifest(context)
+        try:
+            after = read_manifest(context)
+        except BaseException:
+            release_all(state.checkpoint for state in states)
+            raise
         if _same_files(before, after):
             if failure is None:
                 return before, states
-            n_same += 1
-            if n_same == READS_OF_ONE_MANIFEST_MAX:
+            n_same, damage = 1 if str(failure) != damage else n_same + 1, str(failure)
+            if n_same == READS_OF_DAMAGE_MAX:
                 raise failure
             sleep(PAUSE_S)  # a group was being written where the log was read
         else:
             release_all(state.checkpoint for state in states)
             logger.info("event=read_again path=%s", context.path)
-            n_same = 0
         before = after
     raise UnavailableError(f"{context.path}: changes faster than it can be read")
 

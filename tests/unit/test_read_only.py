@@ -14,9 +14,9 @@ import warpstore as ws
 from tests.support.worlds import CALLS, MODES, Reading, User, World, collected, users, world_in
 from tests.unit.test_backup import contents
 from warpstore.keys import SLOTS, slot_of
-from warpstore.reading_state import READS_OF_ONE_MANIFEST_MAX
+from warpstore.reading_state import READS_OF_DAMAGE_MAX
 
-WRITES = (*range(10), 19, 20, 21)
+WRITES = (*range(10), 19, 20, 22)
 """The places in `CALLS` of those that write."""
 APPEND = 7
 """The place of ``append``, which is refused because a `User` has no series."""
@@ -262,9 +262,9 @@ async def test_damage_is_refused_and_leaves_a_reader_its_state(world: World) -> 
 async def test_a_passing_fault_is_read_past(world: World) -> None:
     async with world.open(User, shards=1) as store:
         await store[User].put(User(id="a"))
-    fault = world.files.fail("read", "log/", times=READS_OF_ONE_MANIFEST_MAX - 1)
+    fault = world.files.fail("read", "log/", times=READS_OF_DAMAGE_MAX - 1)
     async with world.open(User, read_only=True) as reader:
-        assert fault.n_failed == READS_OF_ONE_MANIFEST_MAX - 1
+        assert fault.n_failed == READS_OF_DAMAGE_MAX - 1
         assert await reader[User].count() == 1
 
 
