@@ -1,9 +1,10 @@
 """A backup while 20,000 puts a second go on, beside plain copying of the same files.
 
 The puts keep to a clock: what is due is put each millisecond, and what is late is made up for, so the rate falls only
-if the loop or the log holds the writer up for longer than it can make up. The same is measured before, with nothing else going on. Plain copying is
-``shutil.copytree`` and an fsync of every file and folder, in a thread, with no puts. Both copy from the page cache. The
-backup's time holds the start of the process that copies, and its check of every checksum.
+if the loop or the log holds the writer up for longer than it can make up. The same is measured before, with nothing
+else going on. Plain copying is ``shutil.copytree`` and an fsync of every file and folder, in a thread, with no puts.
+Both copy from the page cache. The backup's time holds the start of the process that copies, and its check of every
+checksum.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Copies files in bounded slices, each made durable before the next, and reads the copies back for their checksums.
+"""Copies files in bounded slices, each made durable soon, and reads the copies back for their checksums.
 
-So no more than a slice of dirty pages waits behind the store's own syncs, and between slices the disk gets a rest.
+So no more than two slices of dirty pages wait behind the store's own syncs, and between slices the disk gets a rest.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from time import monotonic, sleep
 
@@ -15,7 +16,7 @@ from google_crc32c import extend
 from wal import File, FileSystem
 from warpstore.errors import BackupDamagedError, BackupError, BackupFullError
 
-SLICE_BYTES = 8 << 20
+SLICE_BYTES = 16 << 20
 READ_BYTES = 1 << 20
 REST_SHARE = 0.15
 """The time between two slices, as a share of the time that a slice took."""
@@ -52,18 +53,25 @@ def copy_slices(files: FileSystem, source: str, target: str, n_bytes: int, said:
 
 
 def _copy(reader: File, writer: File, n_bytes: int, said: Said, rest: float) -> None:
+    """Copy slice by slice; a slice is synced in a thread while the next is copied, and no more than two are dirty."""
     done = 0
-    while done < n_bytes:
-        began = monotonic()
-        n = writer.copy_from(reader, min(SLICE_BYTES, n_bytes - done), done)
-        if not n:
-            message = f"{reader.path}: has {done} bytes, and should have {n_bytes}"
-            raise BackupDamagedError(message, path=reader.path)
-        writer.sync()
-        done += n
-        said(n)
-        if rest and done < n_bytes:
-            sleep(rest * (monotonic() - began))
+    with ThreadPoolExecutor(1) as syncing:
+        before: Future[None] | None = None
+        while done < n_bytes:
+            began = monotonic()
+            n = writer.copy_from(reader, min(SLICE_BYTES, n_bytes - done), done)
+            if not n:
+                message = f"{reader.path}: has {done} bytes, and should have {n_bytes}"
+                raise BackupDamagedError(message, path=reader.path)
+            if before is not None:
+                before.result()
+            before = syncing.submit(writer.sync)
+            done += n
+            said(n)
+            if rest and done < n_bytes:
+                sleep(rest * (monotonic() - began))
+        if before is not None:
+            before.result()
 
 
 def crc_of(files: FileSystem, path: str, n_bytes: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -153,8 +154,11 @@ class _Run:
         self._make_folders()
         try:
             self._progress(0, self._total)
-            for file, n_bytes in wanted:
-                kept[file.path] = self._copy(file, n_bytes)
+            with ThreadPoolExecutor(1) as checking:  # checks a file while the next is copied
+                checks = [checking.submit(self._check, file, n_bytes) for file, n_bytes in self._copies(wanted)]
+            for check in checks:
+                there = check.result()
+                kept[there.path] = there
             for lane in range(len(job.lanes)):
                 self._check_log(lane)
             for folder in self._folders():
@@ -253,10 +257,17 @@ class _Run:
             raise BackupTargetError(f"{message}; give another folder", path=path)
         return True
 
-    def _copy(self, file: CutFile, n_bytes: int) -> BackupFile:
+    def _copies(self, wanted: list[tuple[CutFile, int]]) -> Iterator[tuple[CutFile, int]]:
+        """Copy the files, under names that do not count; yield each when that is done."""
+        for file, n_bytes in wanted:
+            temporary = f"{self._job.target}/{file.path}{NEW_SUFFIX}"
+            copy_slices(self._files, file.source, temporary, n_bytes, self._said, rest=self._job.rest)
+            yield file, n_bytes
+
+    def _check(self, file: CutFile, n_bytes: int) -> BackupFile:
+        """Check a copy, and give it its name."""
         files, path = self._files, f"{self._job.target}/{file.path}"
         temporary = f"{path}{NEW_SUFFIX}"
-        copy_slices(files, file.source, temporary, n_bytes, self._said, rest=self._job.rest)
         try:
             if file.path.endswith(".ckpt"):
                 crc = verified_crc(files, temporary, store_id=self._job.store.id_bytes, shard=file.owner)
