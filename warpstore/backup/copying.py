@@ -16,9 +16,9 @@ from google_crc32c import extend
 from wal import File, FileSystem
 from warpstore.errors import BackupDamagedError, BackupError, BackupFullError
 
-SLICE_BYTES = 16 << 20
+SLICE_BYTES = 8 << 20
 READ_BYTES = 1 << 20
-REST_SHARE = 0.15
+REST_SHARE = 0.2
 """The time between two slices, as a share of the time that a slice took."""
 
 Said = Callable[[int], object]
@@ -41,6 +41,9 @@ def copy_slices(files: FileSystem, source: str, target: str, n_bytes: int, said:
     try:
         writer = files.create(target)
         try:
+            # Blocks that are reserved do not tie their data to the file system's journal, which the store's log waits
+            # for; and a full disk is known before anything is copied.
+            writer.allocate(n_bytes)
             _copy(reader, writer, n_bytes, said, rest)
         except BaseException:
             with suppress(OSError):
