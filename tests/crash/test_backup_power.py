@@ -10,11 +10,13 @@ import pytest
 
 from tests.support import faulty_files
 from tests.support.worlds import User, World, users, world_in
+from warpstore import manifest as manifests
 from warpstore.backup import format as backups
 from warpstore.backup import restore
 from warpstore.backup.copying import crc_of
 from warpstore.backup.format import BackupResult
 from warpstore.backup.job import BackupJob, Progress, run_backup
+from warpstore.checkpoint.whole import verified_crc
 from warpstore.errors import BackupError
 
 
@@ -100,8 +102,10 @@ async def test_power_lost_anywhere_leaves_a_whole_backup(world: World, tmp_path:
         after = target.crash(rng)
         assert assert_whole(after, copy) == 2
         if after.exists(f"{made}/MANIFEST"):
-            names = {path for path in after._names if path.startswith(f"{made}/checkpoint/")}
-            assert len(names) == 2
+            store = manifests.read(after, made)
+            for shard, entry in enumerate(store.shards):
+                path = f"{made}/checkpoint/{entry.name}"
+                verified_crc(after, path, store_id=store.id_bytes, shard=shard)
         else:
             assert not is_done
             restore(copy, made, files=after, random_u64=lambda: rng.getrandbits(64))
