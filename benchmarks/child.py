@@ -31,6 +31,7 @@ JOBS = {
     "hot": "benchmarks.rows.footprint",
     "column": "benchmarks.rows.column",
     "stall": "benchmarks.rows.stall",
+    "backup": "benchmarks.rows.backup",
     "markers": "benchmarks.rows.markers",
 }
 

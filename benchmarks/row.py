@@ -29,6 +29,7 @@ class Sizes:
         log_bytes: Log to replay after the kill.
         n_memory: Records of the memory row's hot part.
         n_stall: Records loaded under the stall probe.
+        n_backup: Records of the store that is backed up.
         n_markers: Puts of a record type in the row of markers.
         reopened: Modules of the peers whose reopening and memory are measured too.
     """
@@ -47,6 +48,7 @@ class Sizes:
     log_bytes: int = 64 << 20
     n_memory: int = 200_000
     n_stall: int = 500_000
+    n_backup: int = 2_500_000
     n_markers: int = 60_000
     reopened: tuple[str, ...] = ("lmdb", "leveldb", "rocksdb", "sqlite")
 
@@ -64,6 +66,7 @@ QUICK = Sizes(
     n_reopen=20_000,
     n_memory=20_000,
     n_stall=8_000,
+    n_backup=100_000,
     n_markers=10_000,
     log_bytes=16 << 20,
     reopened=("lmdb",),
@@ -83,6 +86,7 @@ TINY = Sizes(
     log_bytes=10_000,
     n_memory=200,
     n_stall=200,
+    n_backup=2_000,
     n_markers=200,
     reopened=(),
 )

@@ -21,6 +21,7 @@ from benchmarks.measure import freeze
 from benchmarks.peers.peer import Loaded, Peer, close_store, load_peers
 from benchmarks.report import print_row
 from benchmarks.row import FULL, QUICK, Row, Sizes
+from benchmarks.rows.backup import backup
 from benchmarks.rows.column import column
 from benchmarks.rows.durable import durable_1, durable_64
 from benchmarks.rows.footprint import footprint
@@ -59,6 +60,7 @@ ROWS: dict[str, RowFunction] = {
     "reopen": reopen,
     "memory": footprint,
     "stall": stall,
+    "backup": backup,
     "markers": markers,
 }
 

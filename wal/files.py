@@ -25,6 +25,7 @@ FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 ZERO_CHUNK_BYTES = 1 << 20
 IOV_MAX = 1024
+_NO_COPY_IN_KERNEL = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
 
 
 class File(Protocol):
@@ -40,6 +41,12 @@ class File(Protocol):
 
     def write(self, buffers: Sequence[Buffer], offset: int) -> int:
         """Write all buffers one after another from ``offset``; return the bytes written. Not durable."""
+
+    def copy_from(self, source: File, n_bytes: int, offset: int) -> int:
+        """Write bytes of another file at the same offset here, in the kernel where it can; return how many.
+
+        Fewer than ``n_bytes`` only at the source's end. Not durable.
+        """
 
     def sync(self) -> None:
         """Make data, and the size, durable (fdatasync)."""
@@ -164,6 +171,25 @@ class OsFile:
                     parts[0] = parts[0][n:]
                     n = 0
         return written
+
+    def copy_from(self, source: File, n_bytes: int, offset: int) -> int:
+        done = 0
+        if isinstance(source, OsFile):
+            try:
+                while done < n_bytes:
+                    n = os.copy_file_range(source.fd, self.fd, n_bytes - done, offset + done, offset + done)
+                    if not n:
+                        return done
+                    done += n
+            except OSError as e:
+                if e.errno not in _NO_COPY_IN_KERNEL:
+                    raise
+        while done < n_bytes:
+            data = source.read(min(n_bytes - done, ZERO_CHUNK_BYTES), offset + done)
+            if not data:
+                break
+            done += self.write([data], offset + done)
+        return done
 
     def sync(self) -> None:
         os.fdatasync(self.fd)

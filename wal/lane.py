@@ -27,7 +27,7 @@ from typing import TypeGuard
 
 from wal.errors import LogClosedError, LogFullError, LogPoisonedError, WalError
 from wal.files import DurableWriter
-from wal.format import SECTOR_BYTES, Kind, frame_bytes, pack_frame
+from wal.format import HEADER_BYTES, SECTOR_BYTES, Kind, frame_bytes, pack_frame
 from wal.interval_sync import IntervalSync, Written
 from wal.lane_config import LaneConfig, Runner
 from wal.next_segment import RETRY_S, NextSegment
@@ -151,6 +151,15 @@ class Lane:
     def active_bytes(self) -> int:
         """Size of the segment that is being written."""
         return self._active.header.segment_bytes
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the segment that is being written holds no frame, and none is on its way."""
+        return self._active.offset == HEADER_BYTES and not (self._busy or self._held or self._ready)
+
+    def lsn_taken(self, stream: Stream) -> int:
+        """Return the LSN of the last record that this lane took from a stream, written or not."""
+        return stream.lsn_next - 1 + sum(len(payloads) for held, payloads in self._held if held is stream)
 
     @property
     def error(self) -> WalError | None:

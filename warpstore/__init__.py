@@ -12,11 +12,17 @@ from warpstore.annotations import (
     Temporal,
     derived,
 )
+from warpstore.backup import BackupResult, restore
 from warpstore.column import Column
 from warpstore.config import Config
 from warpstore.environment import Environment
 from warpstore.errors import (
     ActorStoppedError,
+    BackupDamagedError,
+    BackupError,
+    BackupFullError,
+    BackupSourceError,
+    BackupTargetError,
     CallTimeoutError,
     ClosedStoreError,
     ConfigError,
@@ -55,6 +61,12 @@ from warpstore.table import Table
 __all__ = [
     "ActorStoppedError",
     "Auto",
+    "BackupDamagedError",
+    "BackupError",
+    "BackupFullError",
+    "BackupResult",
+    "BackupSourceError",
+    "BackupTargetError",
     "CallTimeoutError",
     "ClosedStoreError",
     "Column",
@@ -103,4 +115,5 @@ __all__ = [
     "derived",
     "open",
     "open_sync",
+    "restore",
 ]

@@ -39,6 +39,8 @@ class Catalog:
         self.on_rotated: Callable[[], None] = lambda: None
         self._files = files
         self._lock = Lock()
+        self._pins: list[Manifest] = []
+        self._pins_lock = Lock()  # never held while a file is waited for: `pin` is called on the loop
 
     # Where things are
 
@@ -100,9 +102,17 @@ class Catalog:
             manifests.write(self._files, self.path, changed)
             self.manifest = changed
 
-    def begin_epoch(self, tables: dict[str, TableManifest], next_table: int, next_tag: int) -> None:
-        """Record that the store was opened once more, with these tables."""
-        self._change(epoch=self.manifest.epoch + 1, tables=tables, next_table=next_table, next_tag=next_tag)
+    def begin_epoch(
+        self, tables: dict[str, TableManifest], next_table: int, next_tag: int, durability: str = ""
+    ) -> None:
+        """Record that the store was opened once more, with these tables, and how."""
+        self._change(
+            epoch=self.manifest.epoch + 1,
+            tables=tables,
+            next_table=next_table,
+            next_tag=next_tag,
+            durability=durability,
+        )
 
     def lane_opened(self, lane: int, active: int) -> None:
         """Record the segment that a lane writes first; a clean end before it no longer counts."""
@@ -157,9 +167,34 @@ class Catalog:
             target.close()
         self._files.sync_directory(directory)
 
+    # Pins
+
+    def pin(self) -> Manifest:
+        """Return the manifest of this moment, and keep every file that it names until `unpin`. Does not block.
+
+        What is let go is decided after the manifest that lets it go has been put in place, so a pin is either seen
+        there or holds that manifest already.
+        """
+        with self._pins_lock:
+            self._pins.append(self.manifest)
+            return self._pins[-1]
+
+    def unpin(self, pinned: Manifest) -> None:
+        """Take back one `pin`; what only that one kept goes at the next `let_go`."""
+        with self._pins_lock:
+            del self._pins[next(i for i, manifest in enumerate(self._pins) if manifest is pinned)]
+
+    def _kept(self) -> list[Manifest]:
+        with self._pins_lock:
+            return [self.manifest, *self._pins]
+
+    def first_kept(self, lane: int) -> int:
+        """Return the number of the first segment of a lane that counts, or is pinned."""
+        return min(manifest.lanes[lane].first for manifest in self._kept())
+
     def remove_strays(self) -> None:
-        """Remove checkpoints and block files that the manifest does not name."""
-        shards = self.manifest.shards
+        """Remove checkpoints and block files that neither the manifest names nor a pin."""
+        shards = [shard for manifest in self._kept() for shard in manifest.shards]
         named = {shard.name for shard in shards}
         blocks = {block_path("", number)[1:] for shard in shards for number in shard.blocks}
         for directory, suffix, keep in (

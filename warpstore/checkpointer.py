@@ -177,10 +177,7 @@ class Checkpointer(Actor[str, None]):
             return new
 
         def clean_up() -> None:
-            catalog.remove_strays()
-            for keeper, number in zip(context.lanes, first, strict=True):
-                if keeper.lane is not None:
-                    keeper.lane.release(number)
+            let_go(context, catalog)
             for log in logs:
                 if log.directory == self._dump_directory:
                     for name in context.files.list_directory(log.directory):
@@ -247,6 +244,20 @@ class Checkpointer(Actor[str, None]):
 
         n_segments = await context.run(write)
         return [LogJob(self._dump_directory, 0, 1, n_segments)] if n_segments else []
+
+
+def let_go(context: StoreContext, catalog: Catalog) -> None:
+    """Remove the checkpoints and recycle the log that neither the manifest nor a pin needs; blocks.
+
+    One call at a time: hold ``context.installing``.
+
+    Raises:
+        OSError: a file could not be renamed or removed; the next call tries again.
+    """
+    catalog.remove_strays()
+    for keeper in context.lanes:
+        if keeper.lane is not None:
+            keeper.lane.release(catalog.first_kept(keeper.index))
 
 
 def checkpoint_job(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from wal import FileSystem, OsFileSystem, SyncTimer, ThreadSyncTimer
+from warpstore.backup.runner import BackupRunner, back_up_in_child
 from warpstore.checkpoint import CheckpointRunner, run_in_child
 from warpstore.clock import Clock, SystemClock
 
@@ -56,6 +57,7 @@ class Environment:
         runner: Makes the runner of blocking calls.
         sync_timer: Makes a lane's timer.
         run_checkpoint: Runs checkpoint jobs.
+        run_backup: Copies backups.
         random_u64: Returns random numbers, for salts and the store's id.
     """
 
@@ -64,4 +66,5 @@ class Environment:
     runner: Callable[[asyncio.AbstractEventLoop], Runner] = ThreadRunner
     sync_timer: Callable[[], SyncTimer] = ThreadSyncTimer
     run_checkpoint: CheckpointRunner = run_in_child
+    run_backup: BackupRunner = back_up_in_child
     random_u64: Callable[[], int] = random_u64

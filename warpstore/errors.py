@@ -21,12 +21,17 @@
     │   ├── StoreInUseError          another process owns it
     │   ├── FormatVersionError       it was written by a newer warpstore
     │   └── CorruptionError          bytes on disk are not what was written
+    ├── BackupError                  a backup or a restore failed; what its target held is as whole as before
+    │   ├── BackupTargetError        the target holds something else, or may not be the target
+    │   ├── BackupSourceError        what is to be restored is no backup, or not whole
+    │   ├── BackupDamagedError       bytes to be copied, or copied, are not what was written
+    │   └── BackupFullError          no space
     └── UnavailableError             the world broke it; the call may succeed later
         ├── OverloadedError          a mailbox is full (only from ``X_nowait``)
         ├── CallTimeoutError         an actor did not answer in time
         ├── ActorStoppedError        the actor stopped before it handled the message
         ├── ShardUnavailableError    the shard is restarting
-        ├── ReadOnlyStoreError       restarts were exhausted; reads go on
+        ├── ReadOnlyStoreError       opened read-only, or restarts were exhausted; reads go on
         ├── OutcomeUnknownError      a write may or may not have become durable
         ├── DiskFullError            no space; the write was certainly not applied
         └── MemoryLimitError         the RAM cap is reached and nothing may move
@@ -182,6 +187,34 @@ class CorruptionError(OpenError):
         self.offset = offset
 
 
+class BackupError(WarpstoreError):
+    """A backup or a restore failed; what its target held before is as whole as it was.
+
+    Attributes:
+        path: The path at fault.
+    """
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class BackupTargetError(BackupError):
+    """The target holds something else, or another store's backup, or lies inside the store, or is in use."""
+
+
+class BackupSourceError(BackupError):
+    """What is to be restored is no backup, or parts of it are missing."""
+
+
+class BackupDamagedError(BackupError):
+    """Bytes that were to be copied, or the copy of them, are not what was written."""
+
+
+class BackupFullError(BackupError):
+    """There is no space for the copy."""
+
+
 class UnavailableError(WarpstoreError):
     """The world broke it; the same call may succeed later."""
 
@@ -203,7 +236,10 @@ class ShardUnavailableError(UnavailableError):
 
 
 class ReadOnlyStoreError(UnavailableError):
-    """Restarts were exhausted: the store reads, but no longer writes."""
+    """The store reads, but does not write: it was opened with ``read_only=True``, or restarts were exhausted.
+
+    The message says which.
+    """
 
 
 class OutcomeUnknownError(UnavailableError):

@@ -207,15 +207,28 @@ def load_tiers(context: StoreContext, catalog: Catalog, shard: int) -> tuple[Tie
 
 
 def replay_into(
-    context: StoreContext, catalog: Catalog, lane: int, tiers: dict[int, Tiers], *, until: int | None = None
+    context: StoreContext,
+    catalog: Catalog,
+    lane: int,
+    tiers: dict[int, Tiers],
+    *,
+    until: int | None = None,
+    with_tail: bool = True,
 ) -> Replay:
     """Replay a lane's log, whole or through segment ``until``, into the hot tiers of some of its shards; blocks.
+
+    Without its tail: only the groups below the last position that the log names as durable.
 
     Raises:
         CorruptionError: the log is damaged.
     """
     table_of = catalog.table_of_tag()
     entry = catalog.manifest.lanes[lane]
+
+    held: list[tuple[int, int, list[bytes]]] = []
+
+    def hold(stream: int, lsn: int, payloads: list[bytes]) -> None:
+        held.append((stream, lsn, payloads))
 
     def deliver(stream: int, lsn: int, payloads: list[bytes]) -> None:  # noqa: ARG001
         by_table = tiers[stream]
@@ -227,7 +240,7 @@ def replay_into(
 
     directory = catalog.lane_directory(lane)
     try:
-        return replay(
+        found = replay(
             context.files,
             directory,
             store_id=catalog.manifest.id_bytes,
@@ -236,11 +249,17 @@ def replay_into(
             last=entry.active or None,
             until=until,
             after=[shard.lsn for shard in catalog.manifest.shards],
-            deliver=deliver,
+            deliver=deliver if with_tail else hold,
             clean_end=entry.clean_end,
             streams=frozenset(tiers),
             on_corruption=context.config.on_corruption,
         )
+        if not with_tail:
+            tail = {(stream, lsn) for stream, lsn, _ in found.tail}
+            for group in held:
+                if group[:2] not in tail:
+                    deliver(*group)
     except (WalError, msgspec.MsgspecError, KeyError) as e:
         path = getattr(e, "path", directory)
         raise CorruptionError(str(e), path=path, offset=getattr(e, "offset", 0)) from e
+    return found

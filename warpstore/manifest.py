@@ -6,7 +6,7 @@ beside it, synced, renamed over it, and its directory synced; so there is always
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from google_crc32c import value as crc32c
@@ -18,6 +18,8 @@ NAME = "MANIFEST"
 FORMAT_VERSION = 1
 _MAGIC = b"warpstore-manifest"
 _BYTES_MAX = 256 << 20
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class SchemaEntry(msgspec.Struct, frozen=True):
@@ -77,6 +79,7 @@ class Manifest(msgspec.Struct, frozen=True):
         lanes: One entry a lane.
         tables: By table name.
         clean_lsns: Per shard, the last LSN at a clean close; empty while the store is open or after a crash.
+        durability: How the store was last opened, for those who read it beside its owner; "" if nobody said.
     """
 
     store_id: str
@@ -88,6 +91,7 @@ class Manifest(msgspec.Struct, frozen=True):
     lanes: list[LaneManifest]
     tables: dict[str, TableManifest]
     clean_lsns: list[int]
+    durability: str = ""
 
     @property
     def id_bytes(self) -> bytes:
@@ -96,33 +100,8 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def read(files: FileSystem, directory: str) -> Manifest:
-    """Return the manifest of a store.
-
-    Raises:
-        FileNotFoundError: there is none.
-        CorruptionError: it is damaged.
-        FormatVersionError: it was written by a newer warpstore.
-    """
-    path = f"{directory}/{NAME}"
-    file = files.open(path)
-    try:
-        data = file.read(min(file.size(), _BYTES_MAX), 0)
-    finally:
-        file.close()
-    head, _, body = data.partition(b"\n")
-    words = head.split(b" ")
-    if len(words) != 3 or words[0] != _MAGIC or not words[1].isdigit() or int(words[1][:9]) < 1:
-        raise CorruptionError(f"{path}: offset 0: this is no warpstore manifest", path=path, offset=0)
-    version = int(words[1][:9])
-    if version > FORMAT_VERSION:
-        message = f"{path}: format version {version}, this warpstore reads up to {FORMAT_VERSION}: upgrade it"
-        raise FormatVersionError(message, path=path)
-    if words[2] != b"%08x" % crc32c(body):
-        raise CorruptionError(f"{path}: offset 0: the checksum is wrong", path=path, offset=0)
-    try:
-        return msgspec.json.decode(body, type=Manifest)
-    except msgspec.MsgspecError as e:
-        raise CorruptionError(f"{path}: offset {len(head) + 1}: {e}", path=path, offset=len(head) + 1) from e
+    """Return the manifest of a store; errors as for `read_whole`."""
+    return read_whole(files, f"{directory}/{NAME}", _MAGIC, Manifest)
 
 
 def write(files: FileSystem, directory: str, manifest: Manifest) -> None:
@@ -131,15 +110,52 @@ def write(files: FileSystem, directory: str, manifest: Manifest) -> None:
     Raises:
         OSError: it failed; the manifest before it stands.
     """
-    body = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    path = f"{directory}/{NAME}"
+    write_whole(files, f"{directory}/{NAME}", _MAGIC, manifest)
+
+
+def read_whole(files: FileSystem, path: str, magic: bytes, kind: type[T]) -> T:
+    """Return what `write_whole` wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CorruptionError: it is damaged.
+        FormatVersionError: it was written by a newer warpstore.
+    """
+    file = files.open(path)
+    try:
+        data = file.read(min(file.size(), _BYTES_MAX), 0)
+    finally:
+        file.close()
+    head, _, body = data.partition(b"\n")
+    words = head.split(b" ")
+    if len(words) != 3 or words[0] != magic or not words[1].isdigit() or int(words[1][:9]) < 1:
+        raise CorruptionError(f"{path}: offset 0: this is no {magic.decode()}", path=path, offset=0)
+    version = int(words[1][:9])
+    if version > FORMAT_VERSION:
+        message = f"{path}: format version {version}, this warpstore reads up to {FORMAT_VERSION}: upgrade it"
+        raise FormatVersionError(message, path=path)
+    if words[2] != b"%08x" % crc32c(body):
+        raise CorruptionError(f"{path}: offset 0: the checksum is wrong", path=path, offset=0)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as e:
+        raise CorruptionError(f"{path}: offset {len(head) + 1}: {e}", path=path, offset=len(head) + 1) from e
+
+
+def write_whole(files: FileSystem, path: str, magic: bytes, content: msgspec.Struct) -> None:
+    """Replace a small file as a whole, durably: written beside it, synced, renamed over it, its folder synced.
+
+    Raises:
+        OSError: it failed; what was there stands, or, if only the last sync failed, the new one may.
+    """
+    body = msgspec.json.format(msgspec.json.encode(content), indent=1)
     temporary = f"{path}.new"
     files.remove(temporary)
     file = files.create(temporary)
     try:
-        file.write([b"%s %d %08x\n" % (_MAGIC, FORMAT_VERSION, crc32c(body)), body], 0)
+        file.write([b"%s %d %08x\n" % (magic, FORMAT_VERSION, crc32c(body)), body], 0)
         file.sync()
     finally:
         file.close()
     files.rename(temporary, path)
-    files.sync_directory(directory)
+    files.sync_directory(path.rpartition("/")[0])

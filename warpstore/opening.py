@@ -12,6 +12,7 @@ from typing import Any
 
 from wal import FileSystem, Lock, WalError
 from warpstore import manifest as manifests
+from warpstore.backup.format import BACKUP_LOCK_NAME, BACKUP_NAME, LOCK_NAME, RESTORING_NAME
 from warpstore.blocks import BlockFiles
 from warpstore.catalog import Catalog, check_names, new_manifest, with_schemas
 from warpstore.checkpoint import Checkpoint
@@ -38,8 +39,6 @@ from warpstore.process import Process
 from warpstore.routes import TableRoutes
 from warpstore.shard import Shard
 from warpstore.supervisor import ChildSpec, Supervisor
-
-LOCK_NAME = "LOCK"
 
 
 class OpenParts:
@@ -115,6 +114,10 @@ def _lock(files: FileSystem, path: str) -> Lock:
     if files.exists(path):
         names = files.list_directory(path)
         if names and manifests.NAME not in names and set(names) - {LOCK_NAME, f"{manifests.NAME}.new"}:
+            if {BACKUP_NAME, BACKUP_LOCK_NAME} & set(names):
+                raise NotAStoreError(f"{path}: holds a backup; ws.restore makes a store of it", path=path)
+            if RESTORING_NAME in names:
+                raise NotAStoreError(f"{path}: a restore into it was interrupted; run it again", path=path)
             ours = {"log", "checkpoint"} & set(names)
             if ours:
                 missing = f"{path}/{manifests.NAME}"
@@ -155,7 +158,7 @@ def _prepare(
     context: StoreContext, catalog: Catalog, config: Config, tables: dict[str, Any], next_table: int, next_tag: int
 ) -> None:
     """Begin the epoch, and deal the slots to another number of shards if that is asked for; blocks."""
-    catalog.begin_epoch(tables, next_table, next_tag)
+    catalog.begin_epoch(tables, next_table, next_tag, config.durability)
     catalog.make_directories()
     n_shards = config.shards or len(catalog.manifest.shards)
     if n_shards != len(catalog.manifest.shards):

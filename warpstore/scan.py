@@ -3,6 +3,12 @@
 A scan merges runs: of each shard the generations of its hot tier, newest first, and its checkpoint. A run gives its
 values as rows, a piece at a time: so many keys of a generation, or a block of the checkpoint. `merge` takes from all
 runs what comes next, until one of them has to go on to its next piece.
+
+One cut. The snapshots of all shards are taken in one step, in which no other code of the loop runs, at a time t. Let a
+write B have begun after a write A was acknowledged, and let the scan hold B. Then B was applied before t. A was applied
+before it was acknowledged (in "fsync" mode a group is applied when it is durable, and its writers wake after that; in
+the other modes a write is applied by the very call that acknowledges it), so before B began, so before t: the scan
+holds A, whatever shards, lanes and groups the two are in.
 """
 
 from __future__ import annotations
@@ -158,7 +164,7 @@ class Scan(ChunkedIterator[T]):
     What it reads stays in memory until it ends, is closed by `aclose`, or is forgotten.
 
     Args:
-        tiers: The table's hot tiers.
+        tiers: Gives the table's hot tiers, one a shard, when the scan begins: until then a shard may be replaced.
         bounds: What to cover.
         context: The store's.
         codec: The table's.
@@ -171,7 +177,7 @@ class Scan(ChunkedIterator[T]):
 
     def __init__(
         self,
-        tiers: Sequence[HotTier],
+        tiers: Callable[[], Sequence[HotTier]],
         bounds: ScanBounds,
         context: StoreContext,
         codec: Codec[Any],
@@ -245,7 +251,7 @@ class Scan(ChunkedIterator[T]):
         n = min(self._left, CHUNK_MAX)
         for run in self._runs:
             while not run.rows and not run.rows.is_last:
-                await run.fill(min(self._left, READ_AHEAD_MAX) // len(self._tiers))
+                await run.fill(min(self._left, READ_AHEAD_MAX) // len(self._snapshots))
         rows = merge([run.rows for run in self._runs], n, self.reverse)
         self._n_since_pause += len(rows)
         records = self._decoded(rows, None if rows.is_ordinary else await self._joined(list(rows)))
@@ -255,7 +261,7 @@ class Scan(ChunkedIterator[T]):
 
     async def _opened(self) -> list[_MemoryRun | _CheckpointRun]:
         """Return the runs of all shards, in each shard the newest first."""
-        self._snapshots = [tier.snapshot() for tier in self._tiers]
+        self._snapshots = [tier.snapshot() for tier in self._tiers()]  # one step, so one cut: no await between them
         runs: list[_MemoryRun | _CheckpointRun] = []
         for snapshot in self._snapshots:
             for generation in snapshot.generations:
@@ -312,14 +318,12 @@ class Scan(ChunkedIterator[T]):
 
 async def count_live(tiers: Sequence[HotTier], context: StoreContext) -> int:
     """Return how many live records the tiers hold."""
-    n = 0
-    for tier in tiers:
-        snapshot = tier.snapshot()
-        try:
-            n += await _count(snapshot, context)
-        finally:
+    snapshots = [tier.snapshot() for tier in tiers]  # one step, so one cut, as for a scan
+    try:
+        return sum([await _count(snapshot, context) for snapshot in snapshots])
+    finally:
+        for snapshot in snapshots:
             snapshot.release()
-    return n
 
 
 async def _count(snapshot: Snapshot, context: StoreContext) -> int:

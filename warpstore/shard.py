@@ -279,6 +279,13 @@ class Shard(Actor[Message, None]):
     def _tier_changed(self, tier: HotTier) -> None:  # noqa: ARG002
         self._on_routes(self)
 
+    @property
+    def lsn_applied(self) -> int:
+        """The LSN of the last record that the hot tiers hold: of the last durable one, or the one it will get."""
+        if self.stream is None or self._lane is None:
+            return self.lsn_recovered
+        return self.stream.lsn_durable if self.durable else self._lane.lsn_taken(self.stream) + len(self.pending)
+
     # Relaxed writes
 
     async def room(self, *, but_for: str = "") -> None:

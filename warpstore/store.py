@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from wal import LogFullError, WalError
+from warpstore.backup import BackupResult
+from warpstore.backup.copying import no_progress
+from warpstore.backup.cutting import back_up
 from warpstore.codec import Codec
 from warpstore.config import Config, Durability, GpuMode, OnCorruption, load
 from warpstore.context import StoreContext
 from warpstore.environment import Environment
-from warpstore.errors import ClosedStoreError, DiskFullError, OutcomeUnknownError, UnknownTableError, WarpstoreError
+from warpstore.errors import (
+    ClosedStoreError,
+    DiskFullError,
+    OutcomeUnknownError,
+    UnavailableError,
+    UnknownTableError,
+    WarpstoreError,
+)
 from warpstore.opening import OpenParts, open_parts
+from warpstore.reader import Reader, open_reader
 from warpstore.record import Record, plan_of
 from warpstore.schema import Schema
 from warpstore.statistics import StoreStatistics, gather
@@ -57,13 +68,14 @@ class Store:
         config: Its settings.
     """
 
-    def __init__(self, parts: OpenParts, tables: dict[type[Record], Table[Any]]) -> None:
+    def __init__(self, parts: OpenParts, tables: dict[type[Record], Table[Any]], reader: Reader | None = None) -> None:
         self.path = parts.context.path
         self.config = parts.context.config
         self._context: StoreContext = parts.context
         self._catalog = parts.catalog
         self._root = parts.root
         self._tables = tables
+        self._reader = reader
         self._closing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -90,10 +102,14 @@ class Store:
     async def sync(self) -> None:
         """Return when every write acknowledged before the call is durable. In "memory" mode that takes a checkpoint.
 
+        A store that was opened with ``read_only=True`` has none.
+
         Raises:
             OutcomeUnknownError: the log failed.
         """
         self._context.check()
+        if self._reader is not None:
+            return
         if self.config.durability == "memory":
             await self.checkpoint()
             return
@@ -112,23 +128,96 @@ class Store:
 
         Raises:
             UnavailableError: it failed; nothing is lost, the log stays.
+            ReadOnlyStoreError: the store was opened with ``read_only=True``.
         """
-        self._context.check()
+        self._check_owner()
         assert self._context.checkpointer is not None
         await self._context.checkpointer.call("asked for", timeout=None)
+
+    async def backup(
+        self, target: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None
+    ) -> BackupResult:
+        """Copy the store into a folder while it is written; return when the copy is durable.
+
+        The copy is one cut over all shards and tables: if a write began after another was acknowledged, a backup that
+        holds the second holds the first. It holds what was acknowledged before the call. A second backup into the same
+        folder copies only the files that are new, and takes the place of the first in one step; so one that fails, or
+        is killed, leaves the one before whole. `ws.restore` makes a store of it.
+
+        Args:
+            target: A folder outside the store that does not exist, is empty, or holds a backup of this store.
+            progress: Called on the loop with the bytes copied so far, and those to copy in all.
+
+        Raises:
+            BackupTargetError: the target holds something else, another store's backup, or lies inside the store.
+            BackupDamagedError: a file of the store, or its copy, is not what was written.
+            BackupFullError: there is no space for the copy.
+            BackupError: a file could not be read or written.
+            ReadOnlyStoreError: the store was opened with ``read_only=True``.
+            UnavailableError: in "memory" mode: the checkpoint that the backup begins with failed.
+
+        Cancellation:
+            The copying ends. The backup before is whole; what was copied is removed by the next backup.
+
+        Cost:
+            Copying and one read of the copy for its checksums, in a child process, in slices that are synced one by
+            one and with rests between them. The log begins another segment. Checkpoints and log that the cut names
+            are kept until the copy is done. In "memory" mode, a checkpoint first.
+        """
+        self._check_owner()
+        return await back_up(self._context, self._catalog, os.fspath(target), progress or no_progress)
 
     async def drop(self, name: str) -> None:
         """Remove a stored table that was opened without a record type. Its bytes go with the next checkpoint.
 
         Raises:
             UnknownTableError: there is no such table, or it is open.
+            ReadOnlyStoreError: the store was opened with ``read_only=True``.
         """
-        self._context.check()
+        self._check_owner()
         if name not in self._catalog.manifest.tables:
             raise UnknownTableError(f"there is no table {name!r}")
         if self.tables[name] is not None:
             raise UnknownTableError(f"{name!r} is open; leave its type out of models to drop it")
         await self._context.run(lambda: self._catalog.dropped(name))
+
+    async def refresh(self) -> None:
+        """Move to the newest synced state of a store that was opened with ``read_only=True``.
+
+        Scans under way, and columns being looked up, end with the state that they began with. The owner's own store is
+        always at its newest state: there it does nothing.
+
+        Raises:
+            IncompatibleSchemaError: a record type can no longer read what is stored; the state stays.
+            OpenError: the store is damaged, or another one is there; the state stays.
+            UnavailableError: the owner changes it faster than it can be read; the state stays.
+
+        Cancellation:
+            The state stays, or is the newer one.
+
+        Cost:
+            As opening: the checkpoints' roots, and a replay of the log behind them. What was read from checkpoints
+            before is read again.
+        """
+        self._context.check()
+        if self._reader is None:
+            return
+        try:
+            await self._reader.refresh(self._tables.values())
+        except OSError as e:
+            raise UnavailableError(f"{self.path}: cannot be read: {e}") from e
+
+    def _check_owner(self) -> None:
+        """Raise if a call may not be served that changes the store.
+
+        Raises:
+            UsageError: it may not be served at all.
+            ReadOnlyStoreError: the store was opened with ``read_only=True``.
+        """
+        self._context.check()
+        if self._reader is not None:
+            assert self._context.read_only is not None
+            raise self._context.read_only.with_traceback(None)
 
     def statistics(self) -> StoreStatistics:
         """Return the store's numbers of this moment."""
@@ -164,6 +253,8 @@ class Store:
                     await keeper.lane.settled()
             lsns = [self._last_lsn(i) for i in sorted(context.shards)]
             ends = [await keeper.close() for keeper in context.lanes]
+            if self._reader is not None:
+                await self._reader.close()
             await self._root.stop()
             if context.read_only is None:
                 await context.run(lambda: catalog.closed(ends, lsns))
@@ -193,7 +284,16 @@ class Store:
 class Opening:
     """What `open` returns: ``async with`` it, or await it and close the store yourself."""
 
-    def __init__(self, path: str, models: Sequence[type[Record]], config: Config, environment: Environment) -> None:
+    def __init__(
+        self,
+        path: str,
+        models: Sequence[type[Record]],
+        config: Config,
+        environment: Environment,
+        *,
+        read_only: bool = False,
+    ) -> None:
+        self._read_only = read_only
         self._path = path
         self._models = models
         self._config = config
@@ -202,7 +302,12 @@ class Opening:
 
     async def _open(self) -> Store:
         plans = [plan_of(model) for model in self._models]
-        parts = await open_parts(self._path, plans, self._config, self._environment)
+        reader: Reader | None = None
+        if self._read_only:
+            context, reader = await open_reader(self._path, plans, self._config, self._environment)
+            parts = OpenParts(context, reader.catalog, reader.root)
+        else:
+            parts = await open_parts(self._path, plans, self._config, self._environment)
         tables: dict[type[Record], Table[Any]] = {}
         for model, plan in zip(self._models, plans, strict=True):
             stored = parts.catalog.manifest.tables[plan.table]
@@ -212,7 +317,7 @@ class Opening:
                 for entry in stored.schemas[:-1]
             }
             tables[model] = Table(parts.context, codec, parts.context.tables[stored.table], decoders)
-        return Store(parts, tables)
+        return Store(parts, tables, reader)
 
     def __await__(self) -> Generator[Any, None, Store]:
         return self._open().__await__()
@@ -232,6 +337,7 @@ def open(  # noqa: A001 - the module is used as ws.open
     path: str | os.PathLike[str],
     *,
     models: Sequence[type[Record]] = (),
+    read_only: bool = False,
     config: str | os.PathLike[str] | None = None,
     environment: Environment | None = None,
     **settings: Unpack[Settings],
@@ -241,6 +347,8 @@ def open(  # noqa: A001 - the module is used as ws.open
     Args:
         path: A folder; it is created if there is none.
         models: The record types to work with. Tables stored without one are kept.
+        read_only: Read the synced state of a store that another process may own and write: without its lock, and
+            without writing anything. Every write raises `ReadOnlyStoreError`; `Store.refresh` moves to a newer state.
         config: A TOML file of settings; keywords win over it.
         environment: The world the store lives in, for tests.
         **settings: See `Config`.
@@ -254,4 +362,5 @@ def open(  # noqa: A001 - the module is used as ws.open
         IncompatibleSchemaError: a model cannot read what is stored (when entered or awaited).
     """
     loaded = load(config, settings)
-    return Opening(os.path.abspath(os.fspath(path)), list(models), loaded, environment or Environment())
+    where = os.path.abspath(os.fspath(path))
+    return Opening(where, list(models), loaded, environment or Environment(), read_only=read_only)

@@ -17,6 +17,7 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 
 from numpy.typing import NDArray
 
+from warpstore.backup import BackupResult
 from warpstore.environment import Environment
 from warpstore.errors import ClosedStoreError, ForkedError, UsageError, WrongThreadError
 from warpstore.record import Record
@@ -223,6 +224,16 @@ class SyncStore:
         """As `Store.checkpoint`."""
         self._loop.call(self._store.checkpoint())
 
+    def backup(
+        self, target: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None
+    ) -> BackupResult:
+        """As `Store.backup`; ``progress`` is called in the store's thread."""
+        return self._loop.call(self._store.backup(target, progress))
+
+    def refresh(self) -> None:
+        """As `Store.refresh`."""
+        self._loop.call(self._store.refresh())
+
     def drop(self, name: str) -> None:
         """As `Store.drop`."""
         self._loop.call(self._store.drop(name))
@@ -259,6 +270,7 @@ def open_sync(
     path: str | os.PathLike[str],
     *,
     models: Sequence[type[Record]] = (),
+    read_only: bool = False,
     config: str | os.PathLike[str] | None = None,
     environment: Environment | None = None,
     **settings: Unpack[Settings],
@@ -268,7 +280,7 @@ def open_sync(
     Raises:
         ConfigError, OpenError, IncompatibleSchemaError: as for `open`.
     """
-    opening = open_store(path, models=models, config=config, environment=environment, **settings)
+    opening = open_store(path, models=models, read_only=read_only, config=config, environment=environment, **settings)
     loop = _Loop()
 
     async def enter() -> Store:

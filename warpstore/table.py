@@ -407,7 +407,9 @@ class Table(MemoryTable[R], Generic[R]):
             prefix: Only keys that begin with this; for str and bytes keys.
             limit: Yield at most this many.
             reverse: In descending order.
-            snapshot: One cut over all shards, as of the first record. In one process every scan is.
+            snapshot: One cut over all shards, as of the first record: if a write began after another was acknowledged,
+                a scan that gives the second gives the first. While all shards live on one loop every scan is such a
+                cut, and this asks for what it gets; `warpstore.scan` has the proof.
             fields: As for `get_many`.
 
         Raises:
@@ -422,7 +424,7 @@ class Table(MemoryTable[R], Generic[R]):
                 field.fill(hot, record)
 
         return Scan(
-            self._access.tiers(),
+            self._access.tiers,
             ScanBounds.of(self._codec, start, stop, prefix, limit),
             self._context,
             self._codec,

@@ -146,6 +146,9 @@ class FaultyFile:
             raise error
         return len(data)
 
+    def copy_from(self, source: File, n_bytes: int, offset: int) -> int:
+        return self.write([source.read(n_bytes, offset)], offset)
+
     def sync(self) -> None:
         error = self._fault("sync")
         if error is not None:

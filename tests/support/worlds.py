@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
+import msgspec
+
 import warpstore as ws
 from wal import DurableWriter, File, OsFileSystem, SyncTimer, ThreadSyncTimer
 from wal.aio import ThreadWriter
+from warpstore.backup.format import BackupResult
+from warpstore.backup.job import BackupJob, Progress, run_backup
 from warpstore.checkpoint import CheckpointJob, CheckpointResult
 from warpstore.checkpoint.job import run_job
 from warpstore.store import Opening
@@ -129,6 +133,11 @@ class FaultyFile:
         self._files.before("write", self.path)
         return self._file.write(buffers, offset)
 
+    def copy_from(self, source: Any, n_bytes: int, offset: int) -> int:
+        self._files.before("copy", self.path)
+        self._files.before("read", source.path)
+        return self._file.copy_from(source._file, n_bytes, offset)
+
     def sync(self) -> None:
         self._files.before("sync", self.path)
         self._file.sync()
@@ -184,6 +193,18 @@ class FaultyFiles(OsFileSystem):
         self.before("create", path)
         return FaultyFile(super().create(path), self)
 
+    def remove(self, path: str) -> None:
+        self.before("remove", path)
+        super().remove(path)
+
+    def make_directory(self, path: str) -> None:
+        self.before("make_directory", path)
+        super().make_directory(path)
+
+    def list_directory(self, path: str) -> list[str]:
+        self.before("list", path)
+        return super().list_directory(path)
+
     def rename(self, source: str, target: str) -> None:
         self.before("rename", source)
         super().rename(source, target)
@@ -227,6 +248,7 @@ class World:
         clock: Its clocks.
         timers: The timers of the lanes opened so far; filled only with ``hand_timers``.
         hand_timers: Whether the log is synced only when the test says so, in "interval" mode.
+        on_backup: Awaited before each backup's files are copied.
         on_checkpoint: Awaited before each checkpoint's job is run; what it raises fails the job.
     """
 
@@ -237,6 +259,7 @@ class World:
         self.timers: list[HandTimer] = []
         self.hand_timers = False
         self.on_checkpoint: Callable[[], Any] | None = None
+        self.on_backup: Callable[[], Any] | None = None
         self.copies = 0
         self._threads_before = set(threading.enumerate())
 
@@ -244,7 +267,11 @@ class World:
     def environment(self) -> ws.Environment:
         """The world as `ws.open` takes it."""
         return ws.Environment(
-            files=self.files, clock=self.clock, sync_timer=self._timer, run_checkpoint=self._checkpoint
+            files=self.files,
+            clock=self.clock,
+            sync_timer=self._timer,
+            run_checkpoint=self._checkpoint,
+            run_backup=self._backup,
         )
 
     def _timer(self) -> SyncTimer:
@@ -257,6 +284,11 @@ class World:
         if self.on_checkpoint is not None:
             await self.on_checkpoint()
         return run_job(self.files, job)
+
+    async def _backup(self, job: BackupJob, progress: Progress) -> BackupResult:
+        if self.on_backup is not None:
+            await self.on_backup()
+        return run_backup(self.files, msgspec.structs.replace(job, rest=0.0), progress)
 
     def open(self, *models: type[ws.Record], **settings: Any) -> Opening:
         """Open the store of this world with small settings."""
@@ -356,6 +388,8 @@ CALLS: list[Callable[[ws.Store], Any]] = [
     lambda s: s[Reading].column("value").lookup([1]),
     lambda s: s.sync(),
     lambda s: s.checkpoint(),
+    lambda s: s.backup(f"{s.path}-backup"),
+    lambda s: s.refresh(),
     lambda s: s.drop("user"),
 ]
 """Every call of a store and its tables that is a coroutine, but ``close``."""

@@ -1,0 +1,218 @@
+"""The reader: the parts of a store that was opened with ``read_only=True``.
+
+It has shards without a lane, on the state that `read_state` gave. A refresh reads the state anew, makes other shards
+of it, and puts them in place of those before in one step; what is being read at that moment keeps what it began with.
+
+The tables of the types that it was opened with may not be stored, or under other schemas: what would have to be added
+to the manifest is added in memory, under numbers that no store reaches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from warpstore.catalog import Catalog, check_names, new_manifest, with_schemas
+from warpstore.config import Config
+from warpstore.context import StoreContext
+from warpstore.environment import Environment
+from warpstore.errors import ConfigError, OpenError, ReadOnlyStoreError
+from warpstore.hot_tier import HotTier
+from warpstore.keys import slot_range
+from warpstore.lane_keeper import Prepared, release_all
+from warpstore.manifest import Manifest, SchemaEntry, TableManifest
+from warpstore.plan import Plan
+from warpstore.reading_state import read_state
+from warpstore.routes import TableRoutes
+from warpstore.schema import Schema
+from warpstore.shard import Shard
+from warpstore.supervisor import ChildSpec, Supervisor
+from warpstore.table import Table
+
+_EMPTY = new_manifest(bytes(16), 1, [])
+
+UNSTORED = 1 << 30
+"""Tables and tags that are not stored have numbers from here on."""
+
+
+class NoLock:
+    """The lock of a store that is owned by somebody else."""
+
+    def close(self) -> None:
+        """Let nothing go."""
+
+
+class Reader:
+    """Keeps what a store reads, and renews it.
+
+    Args:
+        context: The store's, with nothing in it yet.
+        plans: The record types.
+
+    Attributes:
+        catalog: What is stored, and the record types' own schemas.
+        root: The actors: none but an empty supervisor.
+    """
+
+    def __init__(self, context: StoreContext, plans: Sequence[Plan[Any]]) -> None:
+        self.catalog = Catalog(context.files, context.path, _EMPTY)
+        self._context = context
+        self._plans = plans
+        self._bound: dict[str, SchemaEntry] = {}
+        self._refreshing = asyncio.Lock()
+        options: dict[str, Any] = {"clock": context.clock, "loop": context.loop}
+        shards = ChildSpec("shards", lambda: Supervisor([], name="shards", strategy="one_for_one", **options))
+        self.root = Supervisor([shards], name="store", strategy="rest_for_one", **options)
+
+    async def open(self) -> None:
+        """Read the state for the first time.
+
+        Raises:
+            OpenError, IncompatibleSchemaError, UnavailableError: as for `warpstore.open`.
+            ConfigError: a setting contradicts the store.
+        """
+        await self.root.start()
+        manifest, states = await self._context.run(lambda: read_state(self._context))
+        try:
+            _check_config(self._context.config, manifest)
+            merged = self._merged(manifest)
+            self._bound = {plan.table: merged.tables[plan.table].schemas[-1] for plan in self._plans}
+            shards = await self._shards(states)
+        except BaseException:
+            release_all(state.checkpoint for state in states)
+            raise
+        self._install(merged, shards)
+
+    async def refresh(self, tables: Iterable[Table[Any]]) -> None:
+        """Move to the newer state; see `Store.refresh`."""
+        context = self._context
+        async with self._refreshing:
+            manifest, states = await context.run(lambda: read_state(context))
+            try:
+                context.check()
+                if manifest.store_id != self.catalog.manifest.store_id:
+                    raise OpenError(f"{context.path}: holds another store than before; open it anew", path=context.path)
+                merged = self._merged(manifest)
+                shards = await self._shards(states)
+            except BaseException:
+                release_all(state.checkpoint for state in states)
+                raise
+            for table in tables:
+                for entry in merged.tables[table.name].schemas:
+                    if entry.tag != self._bound[table.name].tag and entry.tag not in table._decoders:
+                        schema = Schema.from_builtins(entry.schema)
+                        table._decoders[entry.tag] = table._codec.decoder_of(entry.tag, schema)
+            before = list(context.shards.values())
+            self._install(merged, shards)
+            for shard in before:
+                shard.release_state()
+                await shard.stop()
+
+    async def close(self) -> None:
+        """End the shards; their checkpoints are the context's to release."""
+        for shard in self._context.shards.values():
+            await shard.stop()
+
+    def _merged(self, manifest: Manifest) -> Manifest:
+        """Return the manifest with the schemas that the record types have here.
+
+        Raises:
+            IncompatibleSchemaError: a type cannot read what is stored under its name.
+        """
+        unstored = msgspec.structs.replace(manifest, next_table=UNSTORED, next_tag=UNSTORED)
+        tables, _, _ = with_schemas(unstored, self._plans)
+        for name, bound in self._bound.items():  # a table's codec stays what it was made as
+            others = [entry for entry in tables[name].schemas if entry.tag < UNSTORED and entry.tag != bound.tag]
+            tables[name] = TableManifest(tables[name].table, [*others, bound])
+        return msgspec.structs.replace(manifest, tables=tables)
+
+    async def _shards(self, states: list[Prepared]) -> list[Shard]:
+        """Return started shards on these states, which nobody is led to yet."""
+        context, config = self._context, self._context.config
+        assert context.read_only is not None
+
+        def follow(shard: Shard) -> None:
+            if context.shards.get(shard.index) is shard:
+                context.follow(shard)
+
+        shards = []
+        for index, state in enumerate(states):
+            shard = Shard(
+                index,
+                slot_range(index, len(states)),
+                state.tiers,
+                state.checkpoint,
+                durability="memory",
+                loop=context.loop,
+                clock=context.clock,
+                on_routes=follow,
+                feed=context.feed,
+                mailbox_messages_max=config.mailbox_messages_max,
+                mailbox_bytes_max=config.mailbox_bytes_max,
+            )
+            shard.refuse_writers(context.read_only)
+            shard.attach(None, state.lsn_next)
+            await shard.start()
+            shards.append(shard)
+        return shards
+
+    def _install(self, manifest: Manifest, shards: list[Shard]) -> None:
+        """Put a state in place of the one before, in one step."""
+        context = self._context
+        for name, table in manifest.tables.items():
+            number = context.table_numbers.get(name)
+            routes = TableRoutes(table.table) if number is None else context.tables.pop(number)
+            routes.table = table.table
+            routes.by_shard.clear()
+            context.tables[table.table] = routes
+            context.table_numbers[name] = table.table
+            for shard in shards:
+                if table.table not in shard.tiers:  # not stored: empty
+                    shard.tiers[table.table] = HotTier(table.table, shard.slots, shard.checkpoint)
+        for name in set(context.table_numbers) - set(manifest.tables):  # the owner dropped it
+            del context.tables[context.table_numbers.pop(name)]
+        self.catalog.manifest = manifest
+        context.shards = {shard.index: shard for shard in shards}
+        for shard in shards:
+            context.follow(shard)
+        context.forget_columns()
+
+
+def _check_config(config: Config, manifest: Manifest) -> None:
+    """Refuse settings that contradict the store: a reader cannot deal it anew."""
+    for name, value, has in (
+        ("shards", config.shards, len(manifest.shards)),
+        ("lanes", config.lanes, len(manifest.lanes)),
+    ):
+        if value not in {None, has}:
+            raise ConfigError(f"{name}={value}: the store has {has}, and is opened read-only", setting=name)
+    directories = [lane.directory for lane in manifest.lanes]
+    if config.log and list(config.log) != directories:
+        raise ConfigError(f"log={list(config.log)}: the store was created with {directories}", setting="log")
+
+
+async def open_reader(
+    path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment
+) -> tuple[StoreContext, Reader]:
+    """Return the parts of the store at ``path``, for reading.
+
+    Raises:
+        OpenError, IncompatibleSchemaError, UnavailableError: as for `warpstore.open`.
+        ConfigError: a setting contradicts the store.
+    """
+    check_names(plans)
+    context = StoreContext(path, asyncio.get_running_loop(), config, environment, NoLock())
+    context.read_only = ReadOnlyStoreError(f"the store {path!r} was opened with read_only=True: it takes no writes")
+    reader = Reader(context, plans)
+    try:
+        await reader.open()
+    except BaseException as e:
+        await reader.root.stop()
+        context.release()
+        if isinstance(e, OSError):
+            raise OpenError(f"{path}: cannot be read: {e}", path=path) from e
+        raise
+    return context, reader

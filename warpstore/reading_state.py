@@ -1,0 +1,134 @@
+"""Reads the synced state of a store that another process may own and write meanwhile. Takes no lock, writes nothing.
+
+The owner changes its manifest before it lets go of a checkpoint or recycles a segment. So what was read between two
+looks at the manifest, which found the same checkpoints and the same first segments, is one state of each shard, and
+no file of it was recycled before it was read. If they differ, or a file was not what the first look said, it is read
+again.
+
+The log goes up to the last position that it names as durable. Where the owner acknowledges only what is durable
+("fsync" mode), intact groups behind that count as well, once this process has synced the segments that hold them:
+those may be acknowledged, and be in the page cache only as far as anybody can tell. A sync changes no byte.
+
+What is read is of each shard all up to some LSN. In "fsync" mode with one lane, which is the default, that is one
+cut: a write that began after another was acknowledged stands behind it in the log. Several lanes are read one after
+another, and in "interval" mode the groups of one turn of the loop may stand in the log in another order than they
+were made.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import sleep
+from typing import TYPE_CHECKING
+
+from wal.format import split_position
+from wal.replay import segment_path
+from warpstore import manifest as manifests
+from warpstore.catalog import Catalog
+from warpstore.errors import CorruptionError, NotAStoreError, OpenError, UnavailableError
+from warpstore.lane_keeper import Prepared, Tiers, load_tiers, release_all, replay_into
+from warpstore.manifest import Manifest
+
+if TYPE_CHECKING:
+    from warpstore.context import StoreContext
+
+logger = logging.getLogger(__name__)
+
+READS_MAX = 100
+READS_OF_DAMAGE_MAX = 5
+"""The same damage in so many reads under one manifest is no write that came between: that would stand elsewhere."""
+PAUSE_S = 0.01
+
+
+def read_manifest(context: StoreContext) -> Manifest:
+    """Return the manifest that the store has now; blocks.
+
+    Raises:
+        NotAStoreError: there is none.
+        CorruptionError, FormatVersionError: it cannot be read.
+    """
+    try:
+        return manifests.read(context.files, context.path)
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise NotAStoreError(f"{context.path}: holds no store", path=context.path) from e
+
+
+def read_state(context: StoreContext) -> tuple[Manifest, list[Prepared]]:
+    """Return a manifest and the state of each shard under it; blocks.
+
+    Raises:
+        NotAStoreError: there is no store.
+        CorruptionError, FormatVersionError: it is damaged, or newer.
+        UnavailableError: the owner changes it faster than it can be read, or its log cannot be synced.
+        OSError: reading failed.
+    """
+    before = read_manifest(context)
+    n_same = 0
+    damage = ""
+    for _ in range(READS_MAX):
+        failure: Exception | None = None
+        states: list[Prepared] = []
+        try:
+            states = _load(context, before)
+        except (OpenError, OSError) as e:
+            failure = e
+        try:
+            after = read_manifest(context)
+        except BaseException:
+            release_all(state.checkpoint for state in states)
+            raise
+        if _same_files(before, after):
+            if failure is None:
+                return before, states
+            n_same, damage = 1 if str(failure) != damage else n_same + 1, str(failure)
+            if n_same == READS_OF_DAMAGE_MAX:
+                raise failure
+            sleep(PAUSE_S)  # a group was being written where the log was read
+        else:
+            release_all(state.checkpoint for state in states)
+            logger.info("event=read_again path=%s", context.path)
+        before = after
+    raise UnavailableError(f"{context.path}: changes faster than it can be read")
+
+
+def _same_files(before: Manifest, after: Manifest) -> bool:
+    """Return whether no file that the first manifest names can have been let go of by the time of the second."""
+    first, then = ([(lane.directory, lane.first) for lane in manifest.lanes] for manifest in (before, after))
+    return before.store_id == after.store_id and before.shards == after.shards and first == then
+
+
+def _load(context: StoreContext, manifest: Manifest) -> list[Prepared]:
+    catalog = Catalog(context.files, context.path, manifest)
+    loaded: list[Prepared] = []
+    try:
+        for shard, entry in enumerate(manifest.shards):
+            loaded.append(Prepared(*load_tiers(context, catalog, shard), entry.lsn + 1))
+        for lane in range(len(manifest.lanes)):
+            if not catalog.is_covered(lane):
+                tiers = {shard: loaded[shard].tiers for shard in catalog.shards_of_lane(lane)}
+                _take_in(context, catalog, lane, tiers)
+    except BaseException:
+        release_all(state.checkpoint for state in loaded)
+        raise
+    return loaded
+
+
+def _take_in(context: StoreContext, catalog: Catalog, lane: int, tiers: dict[int, Tiers]) -> None:
+    """Replay a lane's log into hot tiers, up to what is durable."""
+    with_tail = catalog.manifest.durability == "fsync"
+    found = replay_into(context, catalog, lane, tiers, with_tail=with_tail)
+    if not found.tail or not with_tail:
+        return
+    for number in found.numbers:
+        if number >= split_position(found.durable)[0]:
+            path = segment_path(catalog.lane_directory(lane), number)
+            try:
+                file = context.files.open(path)
+            except FileNotFoundError as e:
+                raise CorruptionError(f"{path}: is missing", path=path, offset=0) from e
+            try:
+                file.sync()
+            except OSError as e:
+                raise UnavailableError(f"{path}: cannot be synced: {e}") from e
+            finally:
+                file.close()
