@@ -3,6 +3,7 @@
 #include "batch_future.h"
 #include "checks.h"
 #include "chunked.h"
+#include "columns.h"
 #include "copier.h"
 #include "encoder.h"
 #include "hot_map.h"
@@ -114,6 +115,7 @@ static PyMethodDef functions[] = {
     {"as_f4", checks_as_f4, METH_O, NULL},
     {"in_order", (PyCFunction)(void (*)(void))checks_in_order, METH_FASTCALL, NULL},
     {"merge", (PyCFunction)(void (*)(void))rows_merge, METH_FASTCALL, NULL},
+    {"columns", (PyCFunction)(void (*)(void))rows_columns, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -249,6 +249,13 @@ static Py_ssize_t length(PyObject *self)
     return ((Rows *)self)->stop - ((Rows *)self)->start;
 }
 
+void rows_at(PyObject *self, Py_ssize_t i, const uint8_t **at, const uint8_t **end)
+{
+    Rows *rows = (Rows *)self;
+    *at = rows->base + rows->starts[rows->start + i];
+    *end = rows->base + rows->ends[rows->start + i];
+}
+
 static PyObject *payload(PyObject *self, Py_ssize_t i)
 {
     Rows *rows = (Rows *)self;
