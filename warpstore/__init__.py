@@ -22,6 +22,8 @@ from warpstore.errors import (
     ConfigError,
     CorruptionError,
     DiskFullError,
+    FileError,
+    FileFormatError,
     ForkedError,
     FormatVersionError,
     IncompatibleSchemaError,
@@ -29,14 +31,18 @@ from warpstore.errors import (
     KeyNotFoundError,
     LimitError,
     MemoryLimitError,
+    MissingExtraError,
     NotAStoreError,
     OpenError,
     OutcomeUnknownError,
     OverloadedError,
     ReadOnlyStoreError,
+    RowError,
     SchemaError,
+    SchemaMismatchError,
     ShardUnavailableError,
     StoreInUseError,
+    TargetExistsError,
     UnavailableError,
     UnknownTableError,
     UsageError,
@@ -45,6 +51,7 @@ from warpstore.errors import (
     WarpstoreError,
     WrongThreadError,
 )
+from warpstore.interchange import ArrowBatches
 from warpstore.record import Record
 from warpstore.statistics import StoreStatistics
 from warpstore.store import Store, open  # noqa: A004 - it is used as ws.open
@@ -54,6 +61,7 @@ from warpstore.table import Table
 
 __all__ = [
     "ActorStoppedError",
+    "ArrowBatches",
     "Auto",
     "CallTimeoutError",
     "ClosedStoreError",
@@ -66,6 +74,8 @@ __all__ = [
     "DiskFullError",
     "Environment",
     "Ephemeral",
+    "FileError",
+    "FileFormatError",
     "ForkedError",
     "FormatVersionError",
     "Gpu",
@@ -76,6 +86,7 @@ __all__ = [
     "LimitError",
     "Memory",
     "MemoryLimitError",
+    "MissingExtraError",
     "NotAStoreError",
     "OpenError",
     "OutcomeUnknownError",
@@ -83,7 +94,9 @@ __all__ = [
     "ReadOnlyStoreError",
     "Record",
     "Renamed",
+    "RowError",
     "SchemaError",
+    "SchemaMismatchError",
     "ShardUnavailableError",
     "Store",
     "StoreInUseError",
@@ -92,6 +105,7 @@ __all__ = [
     "SyncStore",
     "SyncTable",
     "Table",
+    "TargetExistsError",
     "Temporal",
     "UnavailableError",
     "UnknownTableError",
