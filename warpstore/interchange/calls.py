@@ -55,7 +55,6 @@ class Interchange:
             MissingExtraError: pyarrow is not installed.
         """
         table = _table(self)
-        table._context.check()
         return ArrowBatches(
             table.scan(start, stop, prefix=prefix),
             table._codec,
@@ -113,7 +112,7 @@ class Interchange:
             MissingExtraError: the format needs pyarrow.
 
         Cancellation:
-            No file is left, as after an error; the file has its name only when it is whole and durable.
+            No file is left, as after an error, unless it was just being given its name: then it is whole.
         """
         table = _table(self)
         table._context.check()

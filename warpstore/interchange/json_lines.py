@@ -107,7 +107,7 @@ class LineReader:
                 if name in self._fields:
                     found[name] = read_back(self._fields[name].kind, found[name])
             return msgspec.convert(found, self._line, builtin_types=(), str_keys=True)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
 

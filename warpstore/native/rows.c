@@ -8,6 +8,7 @@
 #define LIMIT_MAX (1 << 20)
 #define ROOM_ROWS_MAX 4096
 #define ARRAY_HEAD 5
+#define MERGE_BYTES_MAX (8 << 20) /* of a merge, but for its last row */
 
 typedef struct {
     PyObject_HEAD
@@ -378,13 +379,13 @@ static int output_row(Output *output, const Rows *rows, uint32_t i)
     return 0;
 }
 
-/* Move rows from the heads to the output until `limit` are out, or a run that may go on has no more. */
+/* Move rows from the heads to the output until `limit` are out, or 8 MiB, or a run that may go on has no more. */
 static int merge_heads(Head *heads, Py_ssize_t n_heads, Output *output, Rows *merged, uint32_t limit, int reverse)
 {
     int going_on = 1;
     uint32_t n = 0;
     merged->is_ordinary = 1;
-    while (going_on && n < limit && n_heads) {
+    while (going_on && n < limit && n_heads && output->used < MERGE_BYTES_MAX) {
         Py_ssize_t first = 0;
         for (Py_ssize_t i = 1; i < n_heads; i++) {
             int order = compare(&heads[i].rank, &heads[first].rank);
