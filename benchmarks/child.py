@@ -32,6 +32,7 @@ JOBS = {
     "column": "benchmarks.rows.column",
     "stall": "benchmarks.rows.stall",
     "markers": "benchmarks.rows.markers",
+    "arrow": "benchmarks.rows.arrow",
 }
 
 

@@ -30,6 +30,7 @@ class Sizes:
         n_memory: Records of the memory row's hot part.
         n_stall: Records loaded under the stall probe.
         n_markers: Puts of a record type in the row of markers.
+        n_arrow: Rows of the Arrow export.
         reopened: Modules of the peers whose reopening and memory are measured too.
     """
 
@@ -48,6 +49,7 @@ class Sizes:
     n_memory: int = 200_000
     n_stall: int = 500_000
     n_markers: int = 60_000
+    n_arrow: int = 1_000_000
     reopened: tuple[str, ...] = ("lmdb", "leveldb", "rocksdb", "sqlite")
 
 
@@ -65,6 +67,7 @@ QUICK = Sizes(
     n_memory=20_000,
     n_stall=8_000,
     n_markers=10_000,
+    n_arrow=50_000,
     log_bytes=16 << 20,
     reopened=("lmdb",),
 )
@@ -84,6 +87,7 @@ TINY = Sizes(
     n_memory=200,
     n_stall=200,
     n_markers=200,
+    n_arrow=200,
     reopened=(),
 )
 

@@ -117,6 +117,9 @@ class Rows:
     def array(self) -> bytes:
         """Return merged rows as a MessagePack array of their values."""
 
+def first_keys(lists: list[list[HotKey]], starts: list[int], stops: list[int], limit: int, /) -> list[HotKey]:
+    """Return the first keys, at most ``limit``, of sorted lists, each from its start to its stop, in ascending order."""
+
 def columns(
     rows: Rows, layout: str, tag: int, now_ms: int, recode: Callable[[bytes], bytes], /
 ) -> tuple[int, list[tuple[int, bytes | None, bytes | None, bytes]]]:

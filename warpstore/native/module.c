@@ -115,6 +115,7 @@ static PyMethodDef functions[] = {
     {"as_f4", checks_as_f4, METH_O, NULL},
     {"in_order", (PyCFunction)(void (*)(void))checks_in_order, METH_FASTCALL, NULL},
     {"merge", (PyCFunction)(void (*)(void))rows_merge, METH_FASTCALL, NULL},
+    {"first_keys", (PyCFunction)(void (*)(void))rows_first_keys, METH_FASTCALL, NULL},
     {"columns", (PyCFunction)(void (*)(void))rows_columns, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
