@@ -118,7 +118,7 @@ class Rows:
         """Return merged rows as a MessagePack array of their values."""
 
 def first_keys(lists: list[list[HotKey]], starts: list[int], stops: list[int], limit: int, /) -> list[HotKey]:
-    """Return the first keys, at most ``limit``, of sorted lists, each from its start to its stop, in ascending order."""
+    """Return the first keys, at most ``limit``, of sorted lists, each from its start to its stop, in order."""
 
 def columns(
     rows: Rows, layout: str, tag: int, now_ms: int, recode: Callable[[bytes], bytes], /
