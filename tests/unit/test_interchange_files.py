@@ -106,6 +106,21 @@ async def test_a_cancelled_export_leaves_nothing(form: str, table: ws.Table[Item
                 (tmp_path / f"items.{form}").unlink()
 
 
+@pytest.mark.parametrize("form", FORMATS)
+async def test_closing_the_store_ends_an_export_without_a_part_of_a_file(
+    form: str, world: World, tmp_path: Path
+) -> None:
+    async with world.open(Item, durability="interval") as store:
+        await store[Item].put_many(items(20_000, note="x" * 200))
+        task = asyncio.create_task(store[Item].export(tmp_path / f"items.{form}"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+    try:
+        assert await task == 20_000  # it was quicker than the closing
+    except ws.ClosedStoreError:
+        assert names(tmp_path) == []
+
+
 async def test_what_a_progress_callback_raises_ends_the_export(table: ws.Table[Item], tmp_path: Path) -> None:
     await table.put_many(items(10))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from warpstore.errors import FileError
@@ -35,6 +36,7 @@ async def export_table(
     """Write a table, or a part of it; return how many rows. See `Interchange.export`."""
     context = table._context
     source: Any
+    pieces: AsyncGenerator[tuple[int, Any], None]
     if form == "jsonl":
         names = exported_fields(table._codec.plan, fields)
         source = table.scan(**bounds)
@@ -48,7 +50,8 @@ async def export_table(
     file = ExportFile(context.files, path, overwrite=overwrite, random_u64=context.environment.random_u64)
     writer = WRITERS[form](file, lambda: source.schema)
     try:
-        n = await _write(context.run, pieces, writer, (progress, total))
+        async with aclosing(pieces):
+            n = await _write(context.run, pieces, writer, (progress, total))
         await finished(context.run, writer.close)
         await finished(context.run, file.commit)
     except BaseException as e:
@@ -96,12 +99,12 @@ def _end(writer: Any) -> None:
             pass
 
 
-async def _batches(source: Any) -> AsyncIterator[tuple[int, Any]]:
+async def _batches(source: Any) -> AsyncGenerator[tuple[int, Any], None]:
     async for batch in source:
         yield batch.num_rows, batch
 
 
-async def _lines(source: Scan[Any], writer: LineWriter) -> AsyncIterator[tuple[int, bytes]]:
+async def _lines(source: Scan[Any], writer: LineWriter) -> AsyncGenerator[tuple[int, bytes], None]:
     lines: list[bytes] = []
     size = 0
     async for record in source:
