@@ -33,6 +33,7 @@ JOBS = {
     "stall": "benchmarks.rows.stall",
     "backup": "benchmarks.rows.backup",
     "markers": "benchmarks.rows.markers",
+    "arrow": "benchmarks.rows.arrow",
 }
 
 

@@ -2,7 +2,8 @@
 
 `User` has the fields of `benchmarks.peers.codec.UserRow` and no annotation but its key. `UserMemory` is the same with
 every field in `Memory`; `UserMixed` uses every marker and `UserUnmixed` has the same fields without any, so that their
-difference is the markers' cost. `Point` is the record of the column lookup.
+difference is the markers' cost. `Point` is the record of the column lookup, `Sample` that of the Arrow
+export.
 """
 
 from typing import Annotated
@@ -76,4 +77,14 @@ class Point(ws.Record):
     score: Annotated[float, ws.Gpu(dtype="f4")]
 
 
-MODELS = [User, UserMemory, UserMixed, UserUnmixed, Point]
+class Sample(ws.Record):
+    """A str key and fields of fixed width."""
+
+    id: Annotated[str, ws.Key()]
+    score: float
+    level: int
+    is_on: bool
+    weight: Annotated[float, ws.Gpu(dtype="f4")]
+
+
+MODELS = [User, UserMemory, UserMixed, UserUnmixed, Point, Sample]

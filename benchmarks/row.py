@@ -31,6 +31,7 @@ class Sizes:
         n_stall: Records loaded under the stall probe.
         n_backup: Records of the store that is backed up.
         n_markers: Puts of a record type in the row of markers.
+        n_arrow: Rows of the Arrow export.
         reopened: Modules of the peers whose reopening and memory are measured too.
     """
 
@@ -50,6 +51,7 @@ class Sizes:
     n_stall: int = 500_000
     n_backup: int = 2_500_000
     n_markers: int = 60_000
+    n_arrow: int = 1_000_000
     reopened: tuple[str, ...] = ("lmdb", "leveldb", "rocksdb", "sqlite")
 
 
@@ -68,6 +70,7 @@ QUICK = Sizes(
     n_stall=8_000,
     n_backup=100_000,
     n_markers=10_000,
+    n_arrow=50_000,
     log_bytes=16 << 20,
     reopened=("lmdb",),
 )
@@ -88,6 +91,7 @@ TINY = Sizes(
     n_stall=200,
     n_backup=2_000,
     n_markers=200,
+    n_arrow=200,
     reopened=(),
 )
 

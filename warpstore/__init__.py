@@ -28,6 +28,8 @@ from warpstore.errors import (
     ConfigError,
     CorruptionError,
     DiskFullError,
+    FileError,
+    FileFormatError,
     ForkedError,
     FormatVersionError,
     IncompatibleSchemaError,
@@ -35,14 +37,18 @@ from warpstore.errors import (
     KeyNotFoundError,
     LimitError,
     MemoryLimitError,
+    MissingExtraError,
     NotAStoreError,
     OpenError,
     OutcomeUnknownError,
     OverloadedError,
     ReadOnlyStoreError,
+    RowError,
     SchemaError,
+    SchemaMismatchError,
     ShardUnavailableError,
     StoreInUseError,
+    TargetExistsError,
     UnavailableError,
     UnknownTableError,
     UsageError,
@@ -51,6 +57,7 @@ from warpstore.errors import (
     WarpstoreError,
     WrongThreadError,
 )
+from warpstore.interchange import ArrowBatches
 from warpstore.record import Record
 from warpstore.statistics import StoreStatistics
 from warpstore.store import Store, open  # noqa: A004 - it is used as ws.open
@@ -60,6 +67,7 @@ from warpstore.table import Table
 
 __all__ = [
     "ActorStoppedError",
+    "ArrowBatches",
     "Auto",
     "BackupDamagedError",
     "BackupError",
@@ -78,6 +86,8 @@ __all__ = [
     "DiskFullError",
     "Environment",
     "Ephemeral",
+    "FileError",
+    "FileFormatError",
     "ForkedError",
     "FormatVersionError",
     "Gpu",
@@ -88,6 +98,7 @@ __all__ = [
     "LimitError",
     "Memory",
     "MemoryLimitError",
+    "MissingExtraError",
     "NotAStoreError",
     "OpenError",
     "OutcomeUnknownError",
@@ -95,7 +106,9 @@ __all__ = [
     "ReadOnlyStoreError",
     "Record",
     "Renamed",
+    "RowError",
     "SchemaError",
+    "SchemaMismatchError",
     "ShardUnavailableError",
     "Store",
     "StoreInUseError",
@@ -104,6 +117,7 @@ __all__ = [
     "SyncStore",
     "SyncTable",
     "Table",
+    "TargetExistsError",
     "Temporal",
     "UnavailableError",
     "UnknownTableError",

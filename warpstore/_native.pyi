@@ -129,6 +129,31 @@ class Rows:
     def array(self) -> bytes:
         """Return merged rows as a MessagePack array of their values."""
 
+def first_keys(lists: list[list[HotKey]], starts: list[int], stops: list[int], limit: int, /) -> list[HotKey]:
+    """Return the first keys, at most ``limit``, of sorted lists, each from its start to its stop, in order."""
+
+def columns(
+    rows: Rows, layout: str, tag: int, now_ms: int, recode: Callable[[bytes], bytes], /
+) -> tuple[int, list[tuple[int, bytes | None, bytes | None, bytes]]]:
+    """Return how many merged rows are live, and the values of their fields as Arrow's buffers.
+
+    Args:
+        rows: Values with the tag ``tag``; others go through ``recode`` first. Those past their deadline are left out.
+        layout: A word a field, from the key on, with spaces between: ``b h i q B H I Q e f d`` as in `struct`, ``o``
+            bool, ``s`` text, ``y`` bytes, ``u`` 16 bytes, ``t`` a moment with a zone as int64 microseconds, ``r``
+            anything, ``-`` to pass over. A count in front makes it a vector, a ``?`` behind it lets nil be a value.
+        now_ms: Milliseconds since the epoch.
+
+    Returns:
+        For each word but ``-``: number of nils, bitmap of the others or None, int32 offsets or None, data. The data of
+        ``r`` is a MessagePack array of the values.
+
+    Raises:
+        ValueError: a row does not have this layout. Arguments: words, place of the field or -1, row; as for the others.
+        OverflowError: a value is out of its column's range.
+        LookupError: a moment has no zone.
+    """
+
 @final
 class Copier:
     """Copies records of one class, with the lists, dicts and sets in the named fields; their items are shared.

@@ -7,7 +7,9 @@
     │   └── IncompatibleSchemaError  a declaration contradicts the stored schema (at open)
     ├── ConfigError                  a setting is unknown or out of its limits
     ├── ValidationError              a record or an argument is wrong; nothing was written
-    │   └── LimitError               ... because it exceeds a limit; the limit and its setting are named
+    │   ├── LimitError               ... because it exceeds a limit; the limit and its setting are named
+    │   ├── SchemaMismatchError      the columns of a file or an Arrow table do not fit the record type
+    │   └── RowError                 a row of it is wrong; those of the batches before it were written
     ├── KeyExistsError               ``insert`` of a key that is there
     ├── KeyNotFoundError             ``update``, ``append`` or ``modify`` of a key that is not there
     ├── VersionConflictError         ``put(if_version=)`` came too late
@@ -15,6 +17,7 @@
     │   ├── ClosedStoreError         you closed it
     │   ├── WrongThreadError         a table was used outside its event loop
     │   ├── ForkedError              a store was used in a forked child
+    │   ├── MissingExtraError        an optional package is not installed
     │   └── UnknownTableError        the record type was not among ``models``
     ├── OpenError                    the path cannot be opened as a store
     │   ├── NotAStoreError           it is a file, or a folder of something else
@@ -26,6 +29,9 @@
     │   ├── BackupSourceError        what is to be restored is no backup, or not whole
     │   ├── BackupDamagedError       bytes to be copied, or copied, are not what was written
     │   └── BackupFullError          no space
+    ├── FileError                    a file to import or export cannot be read or written
+    │   ├── FileFormatError          it is cut off, damaged, or of another format
+    │   └── TargetExistsError        an export would replace it
     └── UnavailableError             the world broke it; the call may succeed later
         ├── OverloadedError          a mailbox is full (only from ``X_nowait``)
         ├── CallTimeoutError         an actor did not answer in time
@@ -84,6 +90,22 @@ class LimitError(ValidationError):
     """A key, record or batch exceeds a limit; nothing was written."""
 
 
+class SchemaMismatchError(ValidationError):
+    """The columns of a file or of Arrow data do not fit the record type; nothing was written."""
+
+
+class RowError(ValidationError):
+    """A row of a file or of Arrow data is wrong. Nothing of it was written; rows before it may have been.
+
+    Attributes:
+        row: Its number, from 1; of JSON Lines the number of its line.
+    """
+
+    def __init__(self, message: str, *, row: int, field: str | None = None) -> None:
+        super().__init__(message, field=field)
+        self.row = row
+
+
 class KeyExistsError(WarpstoreError):
     """``insert`` found its key taken.
 
@@ -137,6 +159,18 @@ WRONG_THREAD = "the store belongs to the event loop that opened it; use ws.open_
 
 class ForkedError(UsageError):
     """A store was used in a forked child; the parent keeps it."""
+
+
+class MissingExtraError(UsageError):
+    """An optional package is not installed.
+
+    Attributes:
+        extra: The extra of warpstore that brings it.
+    """
+
+    def __init__(self, message: str, *, extra: str) -> None:
+        super().__init__(message)
+        self.extra = extra
 
 
 class UnknownTableError(UsageError):
@@ -213,6 +247,26 @@ class BackupDamagedError(BackupError):
 
 class BackupFullError(BackupError):
     """There is no space for the copy."""
+
+
+class FileError(WarpstoreError):
+    """A file to import or export cannot be read or written.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class FileFormatError(FileError):
+    """The file is cut off, damaged, or of another format."""
+
+
+class TargetExistsError(FileError):
+    """An export would replace a file; it was left as it is."""
 
 
 class UnavailableError(WarpstoreError):

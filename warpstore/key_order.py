@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
 
-from warpstore._native import HotMap
+from warpstore._native import HotMap, first_keys
 from warpstore.keys import HotKey
 
 RUN_KEYS_MAX = 16_384
@@ -60,12 +60,9 @@ class KeyOrder:
 
     def first(self, n: int, start: HotKey | None, stop: HotKey | None) -> list[HotKey]:
         """Return the first ``n`` keys of `between` in ascending order."""
-        parts = []
-        for run in self._runs:
-            first = 0 if start is None else bisect_left(run, start)
-            last = len(run) if stop is None else bisect_left(run, stop)
-            parts.append(run[first : min(last, first + n)])
-        return _merged(parts)[:n]
+        starts = [0 if start is None else bisect_left(run, start) for run in self._runs]
+        stops = [len(run) if stop is None else bisect_left(run, stop) for run in self._runs]
+        return first_keys(self._runs, starts, stops, n)
 
     def last(self, n: int, start: HotKey | None, stop: HotKey | None) -> list[HotKey]:
         """Return the last ``n`` keys of `between` in ascending order."""

@@ -14,7 +14,8 @@ holds A, whatever shards, lanes and groups the two are in.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from threading import get_ident
@@ -222,16 +223,37 @@ class Scan(ChunkedIterator[T]):
                     self.context.loop.call_soon_threadsafe(snapshot.release)
 
     async def _next(self) -> T:
-        if self._is_busy:
-            raise RuntimeError("a scan gives one record at a time: the one before has not come yet")
-        self._is_busy = True
-        try:
+        with self._reading():
             while self._left:
                 self.context.check()
                 records = await self._chunk()
                 if records:
                     self._left -= len(records)
                     return self._give(records)
+        raise StopAsyncIteration
+
+    async def next_rows(self, n: int) -> Rows | None:
+        """Return at most ``n`` of the next rows, perhaps none, for a caller that decodes them itself; None at the end.
+
+        Rows whose deadline has passed are among them. Not for a scan with a limit, nor between its records.
+        """
+        with self._reading():
+            if not self._left:
+                return None
+            self.context.check()
+            rows = await self._merged(n)
+            if rows.is_last:
+                self._left = 0
+            return rows
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Let one caller in at a time; end the scan if it fails, and let go of what it reads when it has ended."""
+        if self._is_busy:
+            raise RuntimeError("a scan gives one record at a time: the one before has not come yet")
+        self._is_busy = True
+        try:
+            yield
         except BaseException:
             self._left = 0
             raise
@@ -239,25 +261,28 @@ class Scan(ChunkedIterator[T]):
             self._is_busy = False
             if not self._left:
                 self._release()
-        raise StopAsyncIteration
 
     async def _chunk(self) -> list[T]:
         """Return the next records, of which there may be none; when there are no more, none are left to give."""
+        rows = await self._merged(min(self._left, CHUNK_MAX))
+        records = self._decoded(rows, None if rows.is_ordinary else await self._joined(list(rows)))
+        if rows.is_last:
+            self._left = len(records)
+        return records
+
+    async def _merged(self, n: int) -> Rows:
+        """Return at most ``n`` of the next rows, perhaps none."""
         if self._runs is None:
             self._runs = await self._opened()
         if self._n_since_pause > RECORDS_PER_PAUSE:
             self._n_since_pause = 0
             await self.context.pause()
-        n = min(self._left, CHUNK_MAX)
         for run in self._runs:
             while not run.rows and not run.rows.is_last:
                 await run.fill(min(self._left, READ_AHEAD_MAX) // len(self._snapshots))
         rows = merge([run.rows for run in self._runs], n, self.reverse)
         self._n_since_pause += len(rows)
-        records = self._decoded(rows, None if rows.is_ordinary else await self._joined(list(rows)))
-        if rows.is_last:
-            self._left = len(records)
-        return records
+        return rows
 
     async def _opened(self) -> list[_MemoryRun | _CheckpointRun]:
         """Return the runs of all shards, in each shard the newest first."""

@@ -13,18 +13,25 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
 from numpy.typing import NDArray
 
 from warpstore.backup import BackupResult
 from warpstore.environment import Environment
 from warpstore.errors import ClosedStoreError, ForkedError, UsageError, WrongThreadError
+from warpstore.interchange import ArrowBatches
+from warpstore.interchange.batches import BATCH_ROWS
+from warpstore.interchange.formats import Format
+from warpstore.interchange.intake import Existing
 from warpstore.record import Record
 from warpstore.statistics import StoreStatistics
 from warpstore.store import Settings, Store
 from warpstore.store import open as open_store
 from warpstore.table import TTL, Key, Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -180,9 +187,91 @@ class SyncTable(Generic[R]):
             with suppress(UsageError):  # closed or forked: nothing is left to let go of
                 self._loop.call(_close(found))
 
+    def to_arrow_batches(
+        self,
+        fields: Sequence[str] | None = None,
+        *,
+        start: Key | None = None,
+        stop: Key | None = None,
+        prefix: str | bytes | None = None,
+        batch_rows: int = BATCH_ROWS,
+    ) -> Iterator[pa.RecordBatch]:
+        """As `Table.to_arrow_batches`."""
+        found = self._table.to_arrow_batches(fields, start=start, stop=stop, prefix=prefix, batch_rows=batch_rows)
+        try:
+            while (batch := self._loop.call(_next_batch(found))) is not None:
+                yield batch
+        finally:
+            with suppress(UsageError):
+                self._loop.call(_close(found))
+
+    def to_arrow(
+        self,
+        fields: Sequence[str] | None = None,
+        *,
+        start: Key | None = None,
+        stop: Key | None = None,
+        prefix: str | bytes | None = None,
+    ) -> pa.Table:
+        """As `Table.to_arrow`."""
+        return self._loop.call(self._table.to_arrow(fields, start=start, stop=stop, prefix=prefix))
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: Format | None = None,  # noqa: A002 - as `Table.export`
+        fields: Sequence[str] | None = None,
+        start: Key | None = None,
+        stop: Key | None = None,
+        prefix: str | bytes | None = None,
+        overwrite: bool = False,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> int:
+        """As `Table.export`; ``progress`` is called in the store's thread."""
+        return self._loop.call(
+            self._table.export(
+                path,
+                format=format,
+                fields=fields,
+                start=start,
+                stop=stop,
+                prefix=prefix,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        )
+
+    def import_(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: Format | None = None,  # noqa: A002 - as `Table.import_`
+        existing: Existing = "replace",
+        ttl: TTL | None = None,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> int:
+        """As `Table.import_`; ``progress`` is called in the store's thread."""
+        return self._loop.call(self._table.import_(path, format=format, existing=existing, ttl=ttl, progress=progress))
+
+    def put_arrow(
+        self,
+        data: Any,
+        *,
+        existing: Existing = "replace",
+        ttl: TTL | None = None,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> int:
+        """As `Table.put_arrow`; batches are drawn, and ``progress`` is called, in the store's thread."""
+        return self._loop.call(self._table.put_arrow(data, existing=existing, ttl=ttl, progress=progress))
+
     def column(self, name: str) -> SyncColumn:
         """As `Table.column`."""
         return SyncColumn(self._table, name, self._loop)
+
+
+async def _next_batch(found: ArrowBatches) -> pa.RecordBatch | None:
+    return await anext(found, None)
 
 
 async def _take(found: AsyncIterator[R]) -> list[R]:

@@ -34,6 +34,7 @@ from warpstore.errors import (
     VersionConflictError,
     WarpstoreError,
 )
+from warpstore.interchange import Interchange
 from warpstore.keys import HotKey
 from warpstore.parts import head_of, is_split, is_split_value
 from warpstore.record import Record
@@ -64,7 +65,7 @@ _CHUNK = 1024
 _READS_OF_A_REWRITE = 4
 
 
-class Table(MemoryTable[R], Generic[R]):
+class Table(MemoryTable[R], Interchange, Generic[R]):
     """The records of one type. Get it with ``store[User]``.
 
     Every call is a coroutine unless it says otherwise. After a failed call nothing was written, except where

@@ -3,6 +3,7 @@
 #include "batch_future.h"
 #include "checks.h"
 #include "chunked.h"
+#include "columns.h"
 #include "copier.h"
 #include "elements.h"
 #include "encoder.h"
@@ -117,6 +118,8 @@ static PyMethodDef functions[] = {
     {"in_order", (PyCFunction)(void (*)(void))checks_in_order, METH_FASTCALL, NULL},
     {"element_offsets", (PyCFunction)(void (*)(void))element_offsets, METH_FASTCALL, NULL},
     {"merge", (PyCFunction)(void (*)(void))rows_merge, METH_FASTCALL, NULL},
+    {"first_keys", (PyCFunction)(void (*)(void))rows_first_keys, METH_FASTCALL, NULL},
+    {"columns", (PyCFunction)(void (*)(void))rows_columns, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 

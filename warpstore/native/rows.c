@@ -8,6 +8,9 @@
 #define LIMIT_MAX (1 << 20)
 #define ROOM_ROWS_MAX 4096
 #define ARRAY_HEAD 5
+#define WINDOW 16
+#define AHEAD 4 /* keys of a list that are on their way from memory */
+#define MERGE_BYTES_MAX (8 << 20) /* of a merge, but for its last row */
 
 typedef struct {
     PyObject_HEAD
@@ -195,6 +198,121 @@ static PyObject *of_blocks(PyObject *Py_UNUSED(type), PyObject *const *args, Py_
     return (PyObject *)rows;
 }
 
+/* Find the values of up to WINDOW keys, borrowed; all are on their way from memory together. Return 0, or -1. */
+static int find_window(PyObject *maps, long first, PyObject *keys, Py_ssize_t start, PyObject **values)
+{
+    Key wanted[WINDOW];
+    HotMap *in[WINDOW];
+    Py_ssize_t left = PyList_GET_SIZE(keys) - start;
+    int size = left < WINDOW ? (int)left : WINDOW, n = 0;
+    for (; n < size; n++) {
+        if (key_from_object(PyList_GET_ITEM(keys, start + n), &wanted[n]) < 0)
+            break;
+        long at = (long)key_slot(&wanted[n]) - first;
+        PyObject *map = at < 0 || at >= PyList_GET_SIZE(maps) ? NULL : PyList_GET_ITEM(maps, at);
+        in[n] = map != NULL && PyObject_TypeCheck(map, &HotMap_Type) ? (HotMap *)map : NULL;
+        if (in[n] != NULL)
+            __builtin_prefetch(hot_map_bucket(in[n], wanted[n].hash));
+    }
+    for (int i = 0; i < n; i++)
+        if (in[i] != NULL)
+            hot_map_prefetch(in[i], wanted[i].hash, 2);
+    for (int i = 0; i < n; i++) {
+        uint64_t *word = in[i] == NULL ? NULL : hot_map_find(in[i], &wanted[i]);
+        values[i] = word == NULL ? NULL : hot_map_value(*word);
+        if (word == NULL && !PyErr_Occurred())
+            PyErr_SetString(PyExc_KeyError, "of_keys: a key is in none of the maps");
+        key_clear(&wanted[i]);
+    }
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* One sorted list while several are merged. */
+typedef struct {
+    PyObject **at, **end;
+} Sorted;
+
+/* Return whether one key is before another; those of a table have one type. */
+static inline int is_before(PyObject *a, PyObject *b)
+{
+    if (PyUnicode_CheckExact(a)) {
+        if (PyUnicode_IS_COMPACT_ASCII(a) && PyUnicode_IS_COMPACT_ASCII(b)) {
+            Py_ssize_t size_a = PyUnicode_GET_LENGTH(a), size_b = PyUnicode_GET_LENGTH(b);
+            int order = memcmp(PyUnicode_1BYTE_DATA(a), PyUnicode_1BYTE_DATA(b), (size_t)Py_MIN(size_a, size_b));
+            return order ? order < 0 : size_a < size_b;
+        }
+        return PyUnicode_Compare(a, b) < 0;
+    }
+    if (PyBytes_CheckExact(a)) {
+        Py_ssize_t size_a = PyBytes_GET_SIZE(a), size_b = PyBytes_GET_SIZE(b);
+        int order = memcmp(PyBytes_AS_STRING(a), PyBytes_AS_STRING(b), (size_t)Py_MIN(size_a, size_b));
+        return order ? order < 0 : size_a < size_b;
+    }
+    return PyLong_AsLongLong(a) < PyLong_AsLongLong(b);
+}
+
+/* Let the list at `i` sink to its place: the one whose next key comes first is on top. */
+static void sink(Sorted *heap, Py_ssize_t n, Py_ssize_t i)
+{
+    Sorted moved = heap[i];
+    for (Py_ssize_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && is_before(*heap[child + 1].at, *heap[child].at))
+            child++;
+        if (!is_before(*heap[child].at, *moved.at))
+            break;
+        heap[i] = heap[child];
+    }
+    heap[i] = moved;
+}
+
+PyObject *rows_first_keys(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
+{
+    Py_ssize_t limit = n_args == 4 ? PyLong_AsSsize_t(args[3]) : -1;
+    Py_ssize_t n = n_args == 4 && PyList_CheckExact(args[0]) ? PyList_GET_SIZE(args[0]) : -1, n_heap = 0;
+    if (limit < 0 || n < 0 || !PyList_CheckExact(args[1]) || !PyList_CheckExact(args[2]) ||
+        PyList_GET_SIZE(args[1]) != n || PyList_GET_SIZE(args[2]) != n) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "first_keys takes lists, their starts, their stops and a limit");
+        return NULL;
+    }
+    Sorted *heap = PyMem_Calloc((size_t)n + 1, sizeof *heap);
+    PyObject *found = heap == NULL ? PyErr_NoMemory() : PyList_New(0);
+    PyTypeObject *kind = NULL;
+    for (Py_ssize_t i = 0; found != NULL && i < n; i++) {
+        PyObject *keys = PyList_GET_ITEM(args[0], i);
+        Py_ssize_t start = PyLong_AsSsize_t(PyList_GET_ITEM(args[1], i));
+        Py_ssize_t stop = PyLong_AsSsize_t(PyList_GET_ITEM(args[2], i));
+        if (PyErr_Occurred() || !PyList_CheckExact(keys) || start < 0 || stop > PyList_GET_SIZE(keys)) {
+            if (!PyErr_Occurred())
+                PyErr_SetString(PyExc_ValueError, "first_keys: a range is not in its list");
+            Py_CLEAR(found);
+        } else if (start < stop) {
+            stop = Py_MIN(stop, start + limit);
+            PyObject **items = ((PyListObject *)keys)->ob_item;
+            for (Py_ssize_t k = start; k < stop && k < start + AHEAD; k++)
+                __builtin_prefetch(items[k]);
+            heap[n_heap++] = (Sorted){items + start, items + stop};
+            kind = kind == NULL ? Py_TYPE(items[start]) : kind;
+        }
+    }
+    for (Py_ssize_t i = n_heap / 2; found != NULL && i-- > 0;)
+        sink(heap, n_heap, i);
+    for (; found != NULL && n_heap && PyList_GET_SIZE(found) < limit;) {
+        PyObject *key = *heap[0].at++;
+        if (heap[0].end - heap[0].at >= AHEAD)
+            __builtin_prefetch(heap[0].at[AHEAD - 1]);
+        if (Py_TYPE(key) != kind || PyList_Append(found, key) < 0)
+            Py_CLEAR(found);
+        if (heap[0].at == heap[0].end)
+            heap[0] = heap[--n_heap];
+        sink(heap, n_heap, 0);
+    }
+    PyMem_Free(heap);
+    if (found == NULL && !PyErr_Occurred())
+        PyErr_SetString(PyExc_TypeError, "first_keys: keys of several types");
+    return found;
+}
+
 static PyObject *of_keys(PyObject *Py_UNUSED(type), PyObject *const *args, Py_ssize_t n_args)
 {
     long first;
@@ -208,20 +326,11 @@ static PyObject *of_keys(PyObject *Py_UNUSED(type), PyObject *const *args, Py_ss
     if (rows == NULL)
         return NULL;
     rows->data = PyBytes_FromStringAndSize(NULL, room);
+    PyObject *values[WINDOW];
     for (Py_ssize_t i = 0; rows->data != NULL && i < n; i++) {
-        Key key;
-        if (key_from_object(PyList_GET_ITEM(args[2], i), &key) < 0)
+        if (i % WINDOW == 0 && find_window(args[0], first, args[2], i, values) < 0)
             break;
-        long at = (long)key_slot(&key) - first;
-        PyObject *map = at < 0 || at >= PyList_GET_SIZE(args[0]) ? NULL : PyList_GET_ITEM(args[0], at);
-        uint64_t *word =
-            map != NULL && PyObject_TypeCheck(map, &HotMap_Type) ? hot_map_find((HotMap *)map, &key) : NULL;
-        key_clear(&key);
-        if (word == NULL) {
-            PyErr_SetString(PyExc_KeyError, "of_keys: a key is in none of the maps");
-            break;
-        }
-        PyObject *value = hot_map_value(*word);
+        PyObject *value = values[i % WINDOW];
         if (used + PyBytes_GET_SIZE(value) > room) {
             room = 2 * (used + PyBytes_GET_SIZE(value));
             if (_PyBytes_Resize(&rows->data, room) < 0)
@@ -247,6 +356,13 @@ static PyObject *of_keys(PyObject *Py_UNUSED(type), PyObject *const *args, Py_ss
 static Py_ssize_t length(PyObject *self)
 {
     return ((Rows *)self)->stop - ((Rows *)self)->start;
+}
+
+void rows_at(PyObject *self, Py_ssize_t i, const uint8_t **at, const uint8_t **end)
+{
+    Rows *rows = (Rows *)self;
+    *at = rows->base + rows->starts[rows->start + i];
+    *end = rows->base + rows->ends[rows->start + i];
 }
 
 static PyObject *payload(PyObject *self, Py_ssize_t i)
@@ -371,13 +487,13 @@ static int output_row(Output *output, const Rows *rows, uint32_t i)
     return 0;
 }
 
-/* Move rows from the heads to the output until `limit` are out, or a run that may go on has no more. */
+/* Move rows from the heads to the output until `limit` are out, or 8 MiB, or a run that may go on has no more. */
 static int merge_heads(Head *heads, Py_ssize_t n_heads, Output *output, Rows *merged, uint32_t limit, int reverse)
 {
     int going_on = 1;
     uint32_t n = 0;
     merged->is_ordinary = 1;
-    while (going_on && n < limit && n_heads) {
+    while (going_on && n < limit && n_heads && output->used < MERGE_BYTES_MAX) {
         Py_ssize_t first = 0;
         for (Py_ssize_t i = 1; i < n_heads; i++) {
             int order = compare(&heads[i].rank, &heads[first].rank);

@@ -16,6 +16,12 @@ extern PyTypeObject Rows_Type;
 
 int rows_ready(void);
 
+/* Say where a row begins and ends; i is below its number of rows. */
+void rows_at(PyObject *rows, Py_ssize_t i, const uint8_t **at, const uint8_t **end);
+
+/* first_keys(lists, starts, stops, limit) */
+PyObject *rows_first_keys(PyObject *module, PyObject *const *args, Py_ssize_t n_args);
+
 /* merge(runs, limit, reverse) */
 PyObject *rows_merge(PyObject *module, PyObject *const *args, Py_ssize_t n_args);
 
