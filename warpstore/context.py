@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gpu_kernels import NumpyBackend
+from gpu_kernels import Backend, NumpyBackend
 from wal import FileSystem, Lock
 from warpstore.clock import Clock
 from warpstore.codec import Codec
@@ -71,7 +71,7 @@ class StoreContext:
         self.lock = lock
         self.installing = asyncio.Lock()
         self._fed: list[GpuTier] = []
-        self._backend: NumpyBackend | None = None
+        self._backend: Backend | None = None
         self._runner: Runner = environment.runner(loop)
         _open_contexts.add(self)
 
@@ -151,11 +151,16 @@ class StoreContext:
 
     # Columns
 
-    def gpu_tier(self, codec: Codec[Any], older: Mapping[int, Callable[[Any], Any]]) -> GpuTier:
-        """Return a new GPU tier for a table, with the decoders of its older schemas by tag."""
+    @property
+    def backend(self) -> Backend:
+        """What works on columns: of the slabs, and of fields that are computed in batches."""
         if self._backend is None:
             self._backend = NumpyBackend()
-        tier = GpuTier(self, codec, self._backend, older)
+        return self._backend
+
+    def gpu_tier(self, codec: Codec[Any], older: Mapping[int, Callable[[Any], Any]]) -> GpuTier:
+        """Return a new GPU tier for a table, with the decoders of its older schemas by tag."""
+        tier = GpuTier(self, codec, self.backend, older)
         self.gpu_tiers.append(tier)
         return tier
 

@@ -205,7 +205,7 @@ class Opening:
         tables: dict[type[Record], Table[Any]] = {}
         for model, plan in zip(self._models, plans, strict=True):
             stored = parts.catalog.manifest.tables[plan.table]
-            codec: Codec[Any] = plan.bind(stored.schemas[-1].tag)
+            codec: Codec[Any] = plan.bind(stored.schemas[-1].tag, parts.context.backend)
             decoders = {
                 entry.tag: codec.decoder_of(entry.tag, Schema.from_builtins(entry.schema))
                 for entry in stored.schemas[:-1]

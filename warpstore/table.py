@@ -278,15 +278,18 @@ class Table(MemoryTable[R], Generic[R]):
         by_slot, parts = self._access.new_parts()
         fresh: list[tuple[HotKey, list[bytes | None]]] = []
         rest = iter(records)
+        fill, encode = self._codec.fill, self._codec.encode_filled
         n = 0
         while chunk := list(islice(rest, _CHUNK)):
             n += len(chunk)
+            if fill is not None:
+                fill(chunk)
             if not self._ephemeral:
-                scatter(self._encode, chunk, by_slot)
+                scatter(encode, chunk, by_slot)
             else:
                 for record in chunk:
                     values = self._ephemeral.encode(record)
-                    slot, key, value = self._encode(record)
+                    slot, key, value = encode(record)
                     by_slot[slot].append(value)
                     fresh.append((key, values))
             if len(chunk) == _CHUNK:
