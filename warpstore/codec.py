@@ -216,6 +216,11 @@ class Codec(Generic[R]):
         """
         return self._project(fields)
 
+    @property
+    def n_projections(self) -> int:
+        """Functions that `project` keeps."""
+        return self._project.cache_info().currsize
+
     def set_fields(self, record: R, changes: dict[str, Any]) -> None:
         """Set fields of ``record``; nothing is set if a name is wrong. The values are checked by the next ``encode``.
 

@@ -20,6 +20,8 @@ from warpstore.gpu_tier import GpuTier
 from warpstore.hot_tier import HotTier, Snapshot
 from warpstore.keys import HotKey, key_hash
 from warpstore.lane_keeper import LaneKeeper
+from warpstore.observe.checkpoint_history import CheckpointHistory
+from warpstore.observe.tracing import Tracing
 from warpstore.routes import TableRoutes
 from warpstore.shard import Shard
 
@@ -47,11 +49,20 @@ class StoreContext:
         checkpointer: What writes the checkpoints.
         closed: Why no call is served any more, or None.
         read_only: Why no write is served any more, or None.
+        checkpoints: What became of the checkpoints.
+        tracing: Makes spans.
+        opened_s: When it was opened, on the monotonic clock.
         installing: Held while a checkpoint takes the place of the one before, and while a shard reads one back.
     """
 
     def __init__(
-        self, path: str, loop: asyncio.AbstractEventLoop, config: Config, environment: Environment, lock: Lock
+        self,
+        path: str,
+        loop: asyncio.AbstractEventLoop,
+        config: Config,
+        environment: Environment,
+        lock: Lock,
+        tracing: Tracing,
     ) -> None:
         self.path = path
         self.loop = loop
@@ -69,6 +80,9 @@ class StoreContext:
         self.closed: WarpstoreError | None = None
         self.read_only: WarpstoreError | None = None
         self.lock = lock
+        self.checkpoints = CheckpointHistory(environment.clock)
+        self.tracing = tracing
+        self.opened_s = environment.clock.monotonic()
         self.installing = asyncio.Lock()
         self._fed: list[GpuTier] = []
         self._backend: Backend | None = None

@@ -30,6 +30,7 @@ from warpstore.errors import (
 from warpstore.keys import slot_range
 from warpstore.lane_keeper import LaneKeeper, Prepared, load_tiers, release_all, replay_into
 from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest
+from warpstore.observe.tracing import Tracing
 from warpstore.plan import Plan
 from warpstore.process import Process
 from warpstore.routes import TableRoutes
@@ -48,7 +49,9 @@ class OpenParts:
         self.root = root
 
 
-async def open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment) -> OpenParts:
+async def open_parts(
+    path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment, tracing: Tracing
+) -> OpenParts:
     """Return the running parts of the store at ``path``, creating it if there is nothing.
 
     Raises:
@@ -58,12 +61,14 @@ async def open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, envi
     """
     check_names(plans)
     try:
-        return await _open_parts(path, plans, config, environment)
+        return await _open_parts(path, plans, config, environment, tracing)
     except OSError as e:
         raise OpenError(f"{path}: cannot be opened: {e}", path=path) from e
 
 
-async def _open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment) -> OpenParts:
+async def _open_parts(
+    path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment, tracing: Tracing
+) -> OpenParts:
     files = environment.files
     loop = asyncio.get_running_loop()
     lock = _lock(files, path)
@@ -73,7 +78,7 @@ async def _open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, env
         tables, next_table, next_tag = with_schemas(manifest, plans)
         _check_lanes(manifest, config)
         catalog = Catalog(files, path, manifest)
-        context = StoreContext(path, loop, config, environment, lock)
+        context = StoreContext(path, loop, config, environment, lock, tracing)
         await context.run(lambda: _prepare(context, catalog, config, tables, next_table, next_tag))
         for name, table in catalog.manifest.tables.items():
             context.tables[table.table] = TableRoutes(table.table)

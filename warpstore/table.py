@@ -312,7 +312,7 @@ class Table(MemoryTable[R], Generic[R]):
         self._codec.routes(keys)
         n = 0
         for key in keys:
-            n += await self.delete(key)
+            n += await Table.delete(self, key)
         return n
 
     # Records out
@@ -421,7 +421,7 @@ class Table(MemoryTable[R], Generic[R]):
             for field in filled:
                 field.fill(hot, record)
 
-        return Scan(
+        return self._new_scan(
             self._access.tiers(),
             ScanBounds.of(self._codec, start, stop, prefix, limit),
             self._context,
@@ -431,6 +431,9 @@ class Table(MemoryTable[R], Generic[R]):
             finish=fill if filled else None,
             reverse=reverse,
         )
+
+    def _new_scan(self, *arguments: Any, **options: Any) -> Scan[R]:
+        return Scan(*arguments, **options)
 
     def column(self, name: str) -> Column:
         """Return the column of a `Gpu` field, for lookups in batches. Not a coroutine.
