@@ -53,7 +53,9 @@ def gather(
         last_checkpoint_at_s=checkpoints.last_at_s,
         last_checkpoint_error=_words(checkpoints.last_error),
         log_bytes=0 if checkpointer is None else checkpointer.log_bytes(),
-        tables=tuple(_table(context, name, by_name.get(name), resident) for name in sorted(catalog.manifest.tables)),
+        tables=tuple(
+            _table(context, name, by_name.get(name), shards, resident) for name in sorted(catalog.manifest.tables)
+        ),
         shards=tuple(_shard(shard, infos.get(shard.name), resident) for shard in shards),
         lanes=tuple(_lane(keeper, infos.get(keeper.name)) for keeper in context.lanes),
         actors=actors,
@@ -82,9 +84,11 @@ def _sums(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
     return n_resident, n_dirty
 
 
-def _table(context: StoreContext, name: str, table: Table[Any] | None, resident: _Resident) -> TableStatistics:
+def _table(
+    context: StoreContext, name: str, table: Table[Any] | None, shards: list[Shard], resident: _Resident
+) -> TableStatistics:
     number = context.table_numbers[name]
-    n_resident, n_dirty = _sums(counts for (_, table_number), counts in resident.items() if table_number == number)
+    n_resident, n_dirty = _sums(resident[shard.index, number] for shard in shards)
     cold = [tier.cold for tier in context.tiers(name) if tier.cold is not None]
     gpu = None if table is None else table._gpu
     is_cached = table is not None and table._codec.copy is not None

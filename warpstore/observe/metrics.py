@@ -16,7 +16,6 @@ UP = "warpstore_up"
 UP_WORDS = "Whether the store is open and its event loop answered in time."
 
 _LABELS = {"tables": ("table", "name"), "shards": ("shard", "index"), "lanes": ("lane", "index")}
-_LABELS |= {"actors": ("actor", "name")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Family:
         name: Its name, without ``warpstore_``.
         words: What it tells, for its HELP line.
         value: The attribute of the statistics. Where it is None a flag is 0, and of anything else there is no sample.
-        part: Where that is: "tables", "shards", "lanes" or "actors", each with its label; "" for the store itself.
+        part: Where that is: "tables", "shards" or "lanes", each with its label; "" for the store itself.
     """
 
     kind: Literal["counter", "gauge", "flag"]
@@ -57,6 +56,7 @@ class Family:
 FAMILIES = (
     Family("gauge", "open_seconds", "Time since the store was opened.", "open_s"),
     Family("flag", "read_only", "Whether restarts were exhausted and no write is taken.", "read_only"),
+    Family("counter", "restarts", "Restarts of lanes, shards and other actors.", "n_restarts"),
     Family("gauge", "ram_limit_bytes", "The cap on RAM that was asked for; absent without one.", "ram"),
     Family("counter", "checkpoints", "Checkpoints written since the store was opened.", "n_checkpoints"),
     Family("counter", "checkpoint_failures", "Checkpoints that failed since then.", "n_checkpoints_failed"),
@@ -100,5 +100,4 @@ FAMILIES = (
     Family("flag", "log_lagging", "Whether writers wait for the disk.", "lagging", "lanes"),
     Family("flag", "log_waits_for_space", "Whether the log waits for room on the disk.", "waits_for_space", "lanes"),
     Family("gauge", "log_replayed_records", "Records that the last recovery replayed.", "replayed_records", "lanes"),
-    Family("counter", "actor_restarts", "Times the actor was started again.", "n_restarts", "actors"),
 )
