@@ -129,7 +129,8 @@ class Checkpointer(Actor[str, None]):
             else:
                 logs, first = [], []
                 for keeper in context.lanes:
-                    assert keeper.lane is not None
+                    if keeper.lane is None:
+                        raise UnavailableError(f"lane {keeper.index} is being closed or recovered")
                     sealed = await keeper.lane.cut(partial(cut_lane, keeper.index, keeper.lane))
                     directory = catalog.lane_directory(keeper.index)
                     start = catalog.manifest.lanes[keeper.index].first
