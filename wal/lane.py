@@ -288,12 +288,14 @@ class Lane:
             self._undo(groups, error)
             return
         self._active.offset += n_bytes
-        if self._sync is None:
-            self._durable(groups)
-        else:
-            self._sync.written(self._active.end, [(stream, stream.lsn_next - 1) for stream in self.streams])
-            self._set_lagging(self._sync.is_late)
-        self._go_on()
+        try:
+            if self._sync is None:
+                self._durable(groups)
+            else:
+                self._sync.written(self._active.end, [(stream, stream.lsn_next - 1) for stream in self.streams])
+                self._set_lagging(self._sync.is_late)
+        finally:
+            self._go_on()
 
     def _durable(self, groups: list[_Group]) -> None:
         """Tell whom the groups are of, wake who waited for them, and take the turn for what they write next."""
@@ -306,10 +308,13 @@ class Lane:
             if wake is not None:
                 wakes.append(wake)
         self._wake_idle()
+        waiting = iter(wakes)
         try:
-            for wake in wakes:
+            for wake in waiting:
                 wake()
         finally:
+            for wake in waiting:  # one has raised what ends a loop: the others hear it when the loop runs on
+                self._loop.call_soon(wake)
             self._turn()
 
     def _undo(self, groups: list[_Group], error: OSError) -> None:

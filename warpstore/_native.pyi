@@ -206,7 +206,10 @@ class BatchFuture(Awaitable[None]):
         """
 
     def wake(self) -> None:
-        """Run the callbacks: all waiters go on before this returns. Call it where any code may run.
+        """Run the callbacks: all waiters go on before this returns.
+
+        Call it where any code may run, and from no task: asyncio lets no task run within another, so a waiting one
+        would be told of to the loop and never go on.
 
         Raises:
             asyncio.InvalidStateError: it is not settled.
@@ -252,12 +255,41 @@ class BatchFuture(Awaitable[None]):
         """Return the loop of its waiters."""
 
 @final
+class MemoryPool:
+    """Counts the bytes of hot maps, and whatever else is charged to it.
+
+    Args:
+        parent: A pool that counts the same bytes again.
+
+    Attributes:
+        n_bytes: Bytes charged.
+        dirty_bytes: Those of values that are in no checkpoint yet.
+    """
+
+    n_bytes: int
+    dirty_bytes: int
+
+    def __init__(self, parent: MemoryPool | None = None) -> None: ...
+    def charge(self, n_bytes: int, /) -> None:
+        """Add bytes, or take some off."""
+
+@final
 class HotMap:
     """The values of one slot by hot key.
 
     A value is a stored record, which names its key, or the empty tombstone. Belongs to whoever holds the interpreter.
+
+    Args:
+        pool: What its bytes, of the table and of the values as the allocator rounds them, are charged to.
+        dirty: Whether its values are in no checkpoint yet, so that they count as dirty.
+
+    Attributes:
+        n_bytes: What is charged for it.
     """
 
+    n_bytes: int
+
+    def __init__(self, pool: MemoryPool | None = None, dirty: bool = False) -> None: ...
     def __len__(self) -> int: ...
     def get(self, key: HotKey, /) -> bytes | None:
         """Return the key's value, the tombstone if it was deleted, None if the map does not know it."""
@@ -270,7 +302,14 @@ class HotMap:
         """
 
     def update(self, newer: HotMap, /) -> None:
-        """Set everything that ``newer`` holds."""
+        """Set everything that ``newer`` holds, which nobody changes any more. It is not charged for any longer."""
+
+    def evict(self, n_bytes: int, /) -> int:
+        """Forget values that were not looked up since this came by last; return the bytes that became free.
+
+        Args:
+            n_bytes: How many are wanted; it ends earlier after a look at every value.
+        """
 
     def drop_tombstones(self) -> None:
         """Forget the keys that were deleted."""

@@ -97,6 +97,7 @@ class Checkpointer(Actor[str, None]):
         except BaseException as e:
             history.failed(e)
             raise
+        self._context.caps.checkpointed(error)
         for message in messages:
             if isinstance(message, Call):
                 message.reply(None) if error is None else message.fail(error)
@@ -166,7 +167,9 @@ class Checkpointer(Actor[str, None]):
                 context.files.sync_directory(directory)
                 for s in job.shards:
                     store_id = catalog.manifest.id_bytes
-                    new.append(Checkpoint.open(context.files, s.target, store_id=store_id, shard=s.shard))
+                    new.append(
+                        Checkpoint.open(context.files, s.target, store_id=store_id, shard=s.shard, pools=context.pools)
+                    )
                 entries = [CheckpointManifest(c.path.rpartition("/")[2], c.lsn) for c in new]
                 catalog.checkpointed(entries, first)
             except BaseException:

@@ -44,8 +44,9 @@ class Config:
         segment_bytes: Size of a log segment; 64 KiB to 1 GiB.
         checkpoint_log_bytes: A checkpoint starts when the log behind the last one is larger than this and than half of
             the last one; 64 KiB or more.
-        ram: Cap on the growth of RSS in bytes; None: no cap. It is recorded and reported; tiers that obey it come with
-            the disk tier.
+        ram: Cap on the bytes that records in memory, index pages and decoded records take together: so on the growth
+            of RSS; None: no cap. What is in a checkpoint leaves memory first; then writers wait, then they get
+            `MemoryLimitError`.
         gpu: Where GPU columns live. "auto" and "off" hold them in NumPy, the only backend so far.
         processes: Worker processes. 0, the only value so far: everything runs in this process.
         mailbox_messages_max: Messages that wait for one shard before callers wait; 1 or more.

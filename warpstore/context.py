@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpu_kernels import Backend, NumpyBackend
 from wal import FileSystem, Lock
+from warpstore._native import MemoryPool
 from warpstore.clock import Clock
 from warpstore.codec import Codec
 from warpstore.config import Config
@@ -20,6 +21,7 @@ from warpstore.gpu_tier import GpuTier
 from warpstore.hot_tier import HotTier, Snapshot
 from warpstore.keys import HotKey, key_hash
 from warpstore.lane_keeper import LaneKeeper
+from warpstore.memory_cap import MemoryCaps
 from warpstore.observe.checkpoint_history import CheckpointHistory
 from warpstore.observe.tracing import Tracing
 from warpstore.routes import TableRoutes
@@ -52,6 +54,9 @@ class StoreContext:
         checkpoints: What became of the checkpoints.
         tracing: Makes spans.
         opened_s: When it was opened, on the monotonic clock.
+        caps: The caps on memory.
+        pools: What counts the memory of each table, by its number.
+        on_growth: What to call when a hot tier has grown, or None where there is no cap.
         installing: Held while a checkpoint takes the place of the one before, and while a shard reads one back.
     """
 
@@ -83,6 +88,9 @@ class StoreContext:
         self.checkpoints = CheckpointHistory(environment.clock)
         self.tracing = tracing
         self.opened_s = environment.clock.monotonic()
+        self.caps = MemoryCaps(self, config.ram)
+        self.pools: dict[int, MemoryPool] = {}
+        self.on_growth: Callable[[], None] | None = None
         self.installing = asyncio.Lock()
         self._fed: list[GpuTier] = []
         self._backend: Backend | None = None

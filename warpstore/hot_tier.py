@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from warpstore._native import HotMap, set_values
+from warpstore._native import HotMap, MemoryPool, set_values
 from warpstore.checkpoint import WOULD_BLOCK, Checkpoint, CheckpointTable, WouldBlock
 from warpstore.key_order import KeyOrder
 from warpstore.keys import HotKey, key_hash
@@ -39,8 +39,8 @@ class Generation:
 
     __slots__ = ("cut", "maps", "order", "pins")
 
-    def __init__(self, n_slots: int) -> None:
-        self.maps = [HotMap() for _ in range(n_slots)]
+    def __init__(self, n_slots: int, pool: MemoryPool | None = None) -> None:
+        self.maps = [HotMap(pool, dirty=True) for _ in range(n_slots)]
         self.order = KeyOrder(self.maps)
         self.pins = 0
         self.cut = False
@@ -78,6 +78,8 @@ class HotTier:
         table: The table's number.
         slots: The shard's slots.
         checkpoint: The shard's checkpoint, or None.
+        pool: What counts its bytes, or None.
+        on_growth: Called when a read has put something into memory, or None.
 
     Attributes:
         on_change: Called when ``young`` or ``frozen`` became another object, so that fast paths can follow.
@@ -85,6 +87,9 @@ class HotTier:
     """
 
     __slots__ = (
+        "_hand",
+        "_on_growth",
+        "_pool",
         "checkpoint",
         "clean",
         "cold",
@@ -97,13 +102,23 @@ class HotTier:
         "young",
     )
 
-    def __init__(self, table: int, slots: range, checkpoint: Checkpoint | None) -> None:
+    def __init__(
+        self,
+        table: int,
+        slots: range,
+        checkpoint: Checkpoint | None,
+        pool: MemoryPool | None = None,
+        on_growth: Callable[[], None] | None = None,
+    ) -> None:
         self.table = table
         self.slots = slots
         self.first_slot = slots.start
-        self.young = Generation(len(slots))
+        self.young = Generation(len(slots), pool)
         self.frozen: list[Generation] = []
-        self.clean = [HotMap() for _ in slots]
+        self.clean = [HotMap(pool) for _ in slots]
+        self._pool = pool
+        self._on_growth = on_growth
+        self._hand = 0
         self.checkpoint = checkpoint
         self.cold: CheckpointTable | None = checkpoint.tables.get(table) if checkpoint else None
         self.revision = 0
@@ -153,7 +168,23 @@ class HotTier:
         """Keep what the checkpoint says about a key, and return it as a value."""
         value = TOMBSTONE if found is None else found
         self.clean[slot - self.first_slot].set(key, value)
+        if self._on_growth is not None:
+            self._on_growth()
         return value
+
+    def evict(self, n_bytes: int) -> int:
+        """Let go of clean values that were not looked up since this came by last; return the bytes that became free.
+
+        Args:
+            n_bytes: How many are wanted. It ends earlier after a look at every value.
+        """
+        freed = 0
+        for _ in self.clean:
+            freed += self.clean[self._hand].evict(n_bytes - freed)
+            if freed >= n_bytes:
+                break
+            self._hand = (self._hand + 1) % len(self.clean)
+        return freed
 
     # Generations
 
@@ -161,7 +192,7 @@ class HotTier:
         """End the young generation, if it holds anything, and begin another."""
         if any(self.young.maps):
             self.frozen.insert(0, self.young)
-            self.young = Generation(len(self.slots))
+            self.young = Generation(len(self.slots), self._pool)
             self._changed()
 
     def snapshot(self) -> Snapshot:

@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 FIRST_SEGMENT_BYTES = 4 << 20
 """The first segment after an opening is small, so that opening does not wait for a large one to be made."""
 
+DISK = "disk"
+"""The reason for which shards hold their writers while the lane lags."""
+
 Tiers = dict[int, HotTier]
 
 
@@ -157,7 +160,7 @@ class LaneKeeper(Actor[None, None]):
         for index in self._catalog.shards_of_lane(self.index):
             shard = self._context.shards.get(index)
             if shard is not None and shard.is_alive:
-                shard.hold_writers() if lagging else shard.open_routes()
+                shard.hold_writers(DISK) if lagging else shard.release_writers(DISK)
 
     def _on_poisoned(self, error: WalError) -> None:
         if self.lane is not None:  # else it is being closed, and nothing is to be started again
@@ -204,11 +207,16 @@ def load_tiers(context: StoreContext, catalog: Catalog, shard: int) -> tuple[Tie
     checkpoint = None
     if entry.name:
         path = f"{catalog.checkpoint_directory}/{entry.name}"
-        checkpoint = Checkpoint.open(context.files, path, store_id=catalog.manifest.id_bytes, shard=shard)
+        checkpoint = Checkpoint.open(
+            context.files, path, store_id=catalog.manifest.id_bytes, shard=shard, pools=context.pools
+        )
         if checkpoint.lsn != entry.lsn:
             raise CorruptionError(f"{path}: it ends at LSN {checkpoint.lsn}, not {entry.lsn}", path=path, offset=0)
     slots = slot_range(shard, len(catalog.manifest.shards))
-    tiers = {entry.table: HotTier(entry.table, slots, checkpoint) for entry in catalog.manifest.tables.values()}
+    tiers = {
+        entry.table: HotTier(entry.table, slots, checkpoint, context.pools.get(entry.table), context.on_growth)
+        for entry in catalog.manifest.tables.values()
+    }
     return tiers, checkpoint
 
 

@@ -30,6 +30,7 @@ from warpstore.errors import (
 from warpstore.keys import slot_range
 from warpstore.lane_keeper import LaneKeeper, Prepared, load_tiers, release_all, replay_into
 from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest
+from warpstore.memory_cap import priority_of
 from warpstore.observe.tracing import Tracing
 from warpstore.plan import Plan
 from warpstore.process import Process
@@ -80,9 +81,13 @@ async def _open_parts(
         catalog = Catalog(files, path, manifest)
         context = StoreContext(path, loop, config, environment, lock, tracing)
         await context.run(lambda: _prepare(context, catalog, config, tables, next_table, next_tag))
+        strategies = {plan.table: plan.strategy for plan in plans}
         for name, table in catalog.manifest.tables.items():
             context.tables[table.table] = TableRoutes(table.table)
             context.table_numbers[name] = table.table
+            context.pools[table.table] = context.caps.add_table(table.table, priority_of(table), strategies.get(name))
+        if context.caps.is_active:
+            context.on_growth = context.caps.check
         root = _tree(context, catalog)
         await root.start()
         await context.run(catalog.remove_strays)
@@ -268,6 +273,8 @@ async def _start_shard(context: StoreContext, catalog: Catalog, index: int) -> S
         clock=context.clock,
         on_routes=context.follow,
         feed=context.feed,
+        on_growth=context.on_growth,
+        on_wait=context.caps.writer_waits if context.caps.is_active else None,
         mailbox_messages_max=config.mailbox_messages_max,
         mailbox_bytes_max=config.mailbox_bytes_max,
     )

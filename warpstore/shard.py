@@ -116,6 +116,8 @@ class Shard(Actor[Message, None]):
         durability: When an awaited write returns.
         loop: The store's loop.
         on_routes: Called when fast paths into this shard open, move or close.
+        on_growth: Called when a turn has put something into the hot tiers, or None.
+        on_wait: Called when a writer begins to wait for room, or None.
         feed: Given the payloads of each group once they are acknowledged, or None while nobody wants them.
         mailbox_messages_max: Messages that wait before callers wait.
         mailbox_bytes_max: Bytes that wait before callers wait.
@@ -137,6 +139,8 @@ class Shard(Actor[Message, None]):
         loop: asyncio.AbstractEventLoop,
         on_routes: Callable[[Shard], None],
         feed: Callable[[Shard, Sequence[bytes]], None],
+        on_growth: Callable[[], None] | None = None,
+        on_wait: Callable[[], None] | None = None,
         mailbox_messages_max: int,
         mailbox_bytes_max: int,
         **actor_options: Any,
@@ -163,6 +167,10 @@ class Shard(Actor[Message, None]):
         self._lane: Lane | None = None
         self._on_routes = on_routes
         self._feed = feed
+        self._on_growth = on_growth
+        self._on_wait = on_wait
+        self._opened = False
+        self._held: set[str] = set()  # why writers wait
         self._group: list[bytes] = []
         self._writes: list[Write | Batch] = []
         self._room: asyncio.Future[None] | None = None
@@ -180,7 +188,7 @@ class Shard(Actor[Message, None]):
     async def on_start(self) -> None:
         for tier in self.tiers.values():
             tier.on_change = self._tier_changed
-        self.open_routes()
+        self._open_routes()
 
     async def on_stop(self) -> None:
         self._close_routes()
@@ -203,31 +211,54 @@ class Shard(Actor[Message, None]):
         if checkpoint is not None:
             checkpoint.release()
 
-    def open_routes(self) -> None:
-        """Let relaxed writes straight in."""
-        self.is_open = not self.durable and self._refusal is None
-        self._on_routes(self)
-        self._wake_room()
+    @property
+    def is_held(self) -> bool:
+        """Whether writers have to wait in `room`."""
+        return bool(self._held) or not self._opened
 
-    def hold_writers(self) -> None:
-        """Make relaxed writers wait in `room`."""
-        self.is_open = False
-        self._on_routes(self)
+    def hold_writers(self, reason: str) -> None:
+        """Make writers wait in `room`, until the reason is released."""
+        if reason not in self._held:
+            self._held.add(reason)
+            self._routes_changed()
+
+    def release_writers(self, reason: str) -> None:
+        """Let writers in again, if that was the only reason to hold them."""
+        if reason in self._held:
+            self._held.remove(reason)
+            self._routes_changed()
+            if not self._held:
+                self._wake_room()
+
+    def refuse_waiting(self, error: Exception) -> None:
+        """Raise ``error`` in the writers that wait in `room`; those who come later wait again."""
+        if self._room is not None and not self._room.done():
+            self._room.set_exception(error)
+            self._room.exception()  # marks it retrieved: the waiters may have been cancelled
 
     @property
     def takes_posts(self) -> bool:
         """Whether durable writes may be posted without a further look."""
-        return self.durable and self.is_alive and self._refusal is None
+        return self.durable and self.is_alive and self._refusal is None and not self._held
 
     def refuse_writers(self, error: Exception) -> None:
         """Let no write in by a short way any more; those who wait in `room` get ``error``."""
         self._refusal = error
         self._close_routes()
 
-    def _close_routes(self) -> None:
-        self.is_open = False
-        self._on_routes(self)
+    def _open_routes(self) -> None:
+        self._opened = True
+        self._routes_changed()
         self._wake_room()
+
+    def _close_routes(self) -> None:
+        self._opened = False
+        self._routes_changed()
+        self._wake_room()
+
+    def _routes_changed(self) -> None:
+        self.is_open = self._opened and not self.durable and not self._held and self._refusal is None
+        self._on_routes(self)
 
     def _wake_room(self) -> None:
         if self._room is not None and not self._room.done():
@@ -239,19 +270,23 @@ class Shard(Actor[Message, None]):
     # Relaxed writes
 
     async def room(self) -> None:
-        """Return when a relaxed write may go in.
+        """Return when a write may go in.
 
         Raises:
+            MemoryLimitError: there is no memory for it, and there will not be.
             UnavailableError: the shard has ended, or takes no writes any more.
         """
-        while not self.is_open:
+        while self.is_held:
             if self._refusal is not None:
                 raise self._refusal.with_traceback(None)
             if not self.is_alive or self.state is State.STOPPING:
                 raise self.ended_error(self.reason or "shutdown", in_hand=False)
             if self._room is None or self._room.done():
                 self._room = self.loop.create_future()
-            await asyncio.shield(self._room)
+            room = self._room
+            if self._on_wait is not None:
+                self._on_wait()
+            await asyncio.shield(room)
 
     def ask(self) -> None:
         """Have ``pending`` written when the loop turns. Call it before the first append."""
@@ -308,6 +343,8 @@ class Shard(Actor[Message, None]):
             if self.pending:
                 self.ask()
             self._fed(group)
+            if self._on_growth is not None:
+                self._on_growth()
             return group
         self._group = []
         self.drain()
@@ -376,6 +413,8 @@ class Shard(Actor[Message, None]):
                     tier, slot, key, value, _ = write
                     tier.young.maps[slot - tier.first_slot].set(key, value)
             self._fed(group)
+            if self._on_growth is not None:
+                self._on_growth()
         except Exception as e:  # noqa: BLE001 - the shard's fault alone: the lane and the others go on
             self.crash(e)
             return None
@@ -389,7 +428,7 @@ class Shard(Actor[Message, None]):
 
     def on_failed(self, error: WalError) -> None:
         """The lane is poisoned. Its keeper's supervisor replaces this shard after the lane."""
-        self.hold_writers()
+        self.hold_writers("the log failed")
         if self._writes or self._group:
             self._writes = []
             unknown = OutcomeUnknownError(f"{self.name}: {error}; the write may or may not be durable")

@@ -24,6 +24,8 @@ class TableStatistics:
         name: Its name.
         n_resident: Values in RAM, replaced ones and tombstones included: dirty ones and clean ones.
         n_dirty: Those of them that no checkpoint holds yet.
+        resident_bytes: Bytes of RAM that all of them take, with what finds them.
+        dirty_bytes: Bytes of the dirty ones.
         n_checkpointed: Records in the checkpoints, on disk.
         checkpointed_bytes: Bytes of their values, on disk.
         n_ephemeral: Ephemeral values in RAM.
@@ -37,6 +39,8 @@ class TableStatistics:
     name: str
     n_resident: int
     n_dirty: int
+    resident_bytes: int
+    dirty_bytes: int
     n_checkpointed: int
     checkpointed_bytes: int
     n_ephemeral: int
@@ -55,7 +59,7 @@ class ShardStatistics:
         index: Its number.
         state: Its actor's: "running", or where else it is in its life.
         takes_writes: Whether a write goes in now without waiting for a restart, or, in "interval" mode, for the disk.
-        n_restarts: Times its actor was started again, by itself or with its lane.
+        n_restarts: Times its actor was started again by itself, since its lane was last recovered.
         n_slots: Slots that it owns, of 256.
         n_resident: Values in RAM, over all tables; as for a table.
         n_dirty: Those of them that no checkpoint holds yet.
@@ -150,6 +154,8 @@ class StoreStatistics:
         open_s: Seconds since it was opened.
         n_shards: Its shards.
         ram: The cap that was asked for, in bytes, or None.
+        resident_bytes: Bytes that count against it: of all tables' values, and of what is kept with them.
+        dirty_bytes: Those of values that no checkpoint holds yet.
         read_only: Why it takes no writes, in words, or None.
         n_restarts: Restarts of its actors since it was opened: lanes, the shards together, single shards, the
             checkpointer.
@@ -174,6 +180,8 @@ class StoreStatistics:
     open_s: float
     n_shards: int
     ram: int | None
+    resident_bytes: int
+    dirty_bytes: int
     read_only: str | None
     n_restarts: int
     n_checkpoints: int

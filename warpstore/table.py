@@ -107,7 +107,7 @@ class Table(MemoryTable[R], Generic[R]):
         self._ttl_s = plan.strategy.seconds("ttl")
         super().__init__(
             **codec.memory_table(),
-            n_known=context.config.record_cache_entries,
+            n_known=context.caps.decoded_records(routes.table, context.config.record_cache_entries),
             puts_at_once=self._ttl_s is None,
             ephemeral=self._ephemeral or None,
         )

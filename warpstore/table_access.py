@@ -139,6 +139,9 @@ class TableAccess:
     async def write(self, write: Write) -> None:
         """Make one write, waiting for room, and in "fsync" mode until it is durable."""
         shard = self.writable(write[1])
+        while shard.is_held:
+            await shard.room()
+            shard = self.writable(write[1])
         if shard.durable:
             size = len(write[4])
             try:
@@ -147,9 +150,6 @@ class TableAccess:
                 done = await shard.mailbox.post_when_room(write, size)
             await done
             return
-        while not shard.is_open:
-            await shard.room()
-            shard = self.writable(write[1])
         shard.write_now((self.tier(write[1]), *write[1:]))
         if not len(shard.pending) & YIELD_MASK or len(write[4]) > YIELD_BYTES:
             await asyncio.sleep(0)
@@ -175,13 +175,13 @@ class TableAccess:
                 continue
             slot = slot_of(split_payload(part[0])[1])
             shard = self.writable(slot)
+            while shard.is_held:
+                await shard.room()
+                shard = self.writable(slot)
             if shard.durable:
                 size = min(n_bytes, shard.mailbox.bytes_max)
                 waits.append(await shard.mailbox.post_when_room(Batch(self.tier(slot), part), size))
                 continue
-            while not shard.is_open:
-                await shard.room()
-                shard = self.writable(slot)
             shard.write_batch_now(Batch(self.tier(slot), part))
         for done in waits:
             await done
@@ -191,15 +191,15 @@ class TableAccess:
         """Run a conditional write where the order of writes is decided, loading the record first if it is on disk."""
         while True:
             shard = self.writable(slot)
+            if shard.is_held:
+                await shard.room()
+                continue
             operation = Operation(self.tier(slot), slot, key, decide)
             if shard.durable:
                 await (await shard.mailbox.post_when_room(operation))
                 if operation.error is not None:
                     raise operation.error
             else:
-                if not shard.is_open:
-                    await shard.room()
-                    continue
                 shard.operate_now(operation)
                 self._n_operations += 1
                 if not self._n_operations % _OPERATIONS_PER_PAUSE:

@@ -51,6 +51,7 @@ async def test_dirty_values_are_those_that_no_checkpoint_holds(world: World) -> 
         await store[User].put_many(users(0, 10))
         table = store.statistics().tables[0]
         assert (table.n_resident, table.n_dirty, table.n_checkpointed) == (10, 10, 0)
+        assert 0 < table.dirty_bytes <= table.resident_bytes <= store.statistics().resident_bytes
         await store.checkpoint()
         await store[User].put(User(id="new"))
         numbers = store.statistics()
@@ -60,6 +61,7 @@ async def test_dirty_values_are_those_that_no_checkpoint_holds(world: World) -> 
         assert sum(shard.n_dirty for shard in numbers.shards) == 1
         assert sum(shard.checkpoint_bytes for shard in numbers.shards) == numbers.checkpoint_bytes
         assert table.checkpointed_bytes > 0
+        assert table.dirty_bytes < table.resident_bytes
 
 
 async def test_shards_tell_their_lsn_slots_and_mailbox(world: World) -> None:

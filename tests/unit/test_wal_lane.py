@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.lanes import DIRECTORY, MARK_DELAY_S, LaneWorld, both_modes, frames, kinds, settle
+from tests.support.lanes import DIRECTORY, MARK_DELAY_S, LaneWorld, Owner, both_modes, frames, kinds, settle
 from tests.support.virtual_loop import run_virtual, virtual
 from wal import Durability, LogClosedError, LogFullError, LogPoisonedError
 from wal.format import FRAME_BYTES_MAX, HEADER_BYTES, Kind, position, split_position
@@ -48,6 +48,156 @@ async def test_writers_that_a_commit_wakes_join_the_next_write() -> None:
 
     await asyncio.gather(*(write_two(i) for i in range(3)))
     assert [n_bytes for _, _, n_bytes in world.writer.writes] == [3 * 512] * 2
+    await lane.close()
+
+
+def wake_by(owner: Owner, wake: Callable[[], object]) -> None:
+    """Have the lane call ``wake`` when a write of this owner's is durable, as it wakes the writers of a shard."""
+    hear = owner.on_durable
+
+    def on_durable(lsn: int) -> Callable[[], object]:
+        hear(lsn)
+        return wake
+
+    owner.on_durable = on_durable  # type: ignore[assignment, method-assign]
+
+
+def once(call: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that does its work at the first call only."""
+    calls = [call]
+    return lambda: None if not calls else (calls.pop()(), None)[1]
+
+
+@virtual
+async def test_writers_that_a_commit_wakes_join_the_next_write_without_a_turn_between() -> None:
+    world = LaneWorld(n_streams=3)
+    lane = world.recover()
+    seen: list[Any] = []
+
+    def woken(i: int) -> None:
+        seen.append([one.durable for one in world.owners])
+        world.loop.call_soon(lambda: seen.append(len(world.writer.writes)))  # before any turn that is asked for now
+        world.owners[i].write(b"again")
+
+    for i, owner in enumerate(world.owners):
+        wake_by(owner, once(lambda i=i: woken(i)))  # type: ignore[misc]
+        owner.write(b"first")
+    await lane.settled()
+    assert seen == [[1, 1, 1]] * 3  # all had heard before the first was woken
+    await lane.settled()
+    assert seen[3:] == [2, 2, 2]
+    assert [n_bytes for _, _, n_bytes in world.writer.writes] == [3 * 512] * 2
+    assert [owner.durable for owner in world.owners] == [2, 2, 2]
+    await lane.close()
+
+
+@virtual
+async def test_a_woken_writer_that_flushes_leaves_the_others_to_the_write_after() -> None:
+    world = LaneWorld()
+    lane = world.recover()
+    first, second = world.owners
+
+    def flush() -> None:
+        first.write(b"flushed")
+        lane.flush()
+        lane.flush()
+
+    wake_by(first, once(flush))
+    wake_by(second, once(lambda: second.write(b"later")))
+    first.write(b"1")
+    second.write(b"2")
+    await settle(0.1)
+    assert [n_bytes for _, _, n_bytes in world.writer.writes[:3]] == [1024, 512, 512]
+    end = await lane.close()
+    world.replay(clean_end=end)
+    assert world.records == [[b"1", b"flushed"], [b"2", b"later"]]
+
+
+@virtual
+async def test_a_woken_writer_that_flushes_nothing_leaves_the_lane_in_order() -> None:
+    world = LaneWorld()
+    lane = world.recover()
+    first, second = world.owners
+    wake_by(first, lane.flush)
+    wake_by(second, once(lambda: second.write(b"later")))
+    first.write(b"1")
+    second.write(b"2")
+    await settle(0.1)
+    assert [n_bytes for _, _, n_bytes in world.writer.writes[:2]] == [1024, 512]
+    await lane.close()
+    assert [owner.durable for owner in world.owners] == [1, 2]
+
+
+@virtual
+async def test_a_woken_writer_may_ask_for_the_turn_of_another_stream() -> None:
+    world = LaneWorld(n_streams=3)
+    lane = world.recover()
+    first, second, third = world.owners
+    wake_by(first, once(lambda: third.write(b"3")))
+    wake_by(second, once(lambda: first.write(b"again")))
+    first.write(b"1")
+    second.write(b"2")
+    await settle(0.1)
+    assert [n_bytes for _, _, n_bytes in world.writer.writes[:2]] == [1024, 1024]
+    end = await lane.close()
+    world.replay(clean_end=end)
+    assert world.records == [[b"1", b"again"], [b"2"], [b"3"]]
+
+
+@virtual
+async def test_a_woken_writer_that_abandons_the_lane_leaves_it_in_order() -> None:
+    world = LaneWorld()
+    lane = world.recover()
+    first, second = world.owners
+    wake_by(first, lane.abandon)
+    wake_by(second, lambda: second.write(b"never"))
+    first.write(b"1")
+    second.write(b"2")
+    await settle()
+    assert [owner.words for owner in world.owners] == [["durable", "failed"]] * 2
+    assert second.pending == [b"never"]
+    assert len(world.writer.writes) == 1
+    assert world.files.open_files == []
+    with pytest.raises(LogClosedError):
+        await lane.sync()
+    world.replay()
+    assert world.records == [[b"1"], [b"2"]]
+
+
+@virtual
+async def test_an_interrupt_in_a_woken_writer_stops_neither_the_others_nor_the_next_turn() -> None:
+    world = LaneWorld(n_streams=3)
+    lane = world.recover()
+    first, second, third = world.owners
+    interrupts: list[BaseException] = []
+    write = world.writer.write
+
+    def write_and_catch(file: Any, buffers: Any, offset: int, done: Callable[[OSError | None], None]) -> None:
+        def done_and_catch(error: OSError | None) -> None:
+            try:
+                done(error)
+            except KeyboardInterrupt as interrupt:  # the loop would end
+                interrupts.append(interrupt)
+
+        write(file, buffers, offset, done_and_catch)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    world.writer.write = write_and_catch  # type: ignore[method-assign]
+    wake_by(first, once(lambda: first.write(b"again")))
+    wake_by(second, once(interrupt))
+    wake_by(third, once(lambda: third.write(b"again")))
+    for owner in world.owners:
+        owner.write(b"1")
+    await settle(MARK_DELAY_S * 5)
+    assert len(interrupts) == 1
+    assert [owner.durable for owner in world.owners] == [2, 1, 2]
+    wake_by(second, once(interrupt))
+    second.write(b"last")
+    await settle(MARK_DELAY_S * 5)
+    assert len(interrupts) == 2
+    assert kinds(world.files, 1)[-2:] == "GM"  # the idle log is confirmed all the same
     await lane.close()
 
 
@@ -578,6 +728,62 @@ async def test_sync_ends_although_others_never_stop_writing() -> None:
     stop = True
     await settle(0.1)
     await lane.close()
+
+
+@virtual
+async def test_sync_ends_although_woken_writers_never_stop_writing() -> None:
+    world = LaneWorld()
+    lane = world.recover()
+    stop = False
+
+    def again(owner: Owner) -> Callable[[], None]:
+        return lambda: None if stop else owner.write(b"more")
+
+    for owner in world.owners:
+        wake_by(owner, again(owner))
+        owner.write(b"1")
+    for delay_s in (0.0, 0.0002, 0.0007):
+        await asyncio.sleep(delay_s)
+        await asyncio.wait_for(lane.sync(), 0.01)
+        await asyncio.wait_for(lane.settled(), 0.01)
+    assert not lane.error
+    stop = True
+    await settle(0.1)
+    await lane.close()
+
+
+@pytest.mark.parametrize("run_s", [0.0, 0.01])
+@virtual
+async def test_close_marks_the_end_behind_the_last_write_although_woken_writers_write_on(run_s: float) -> None:
+    for delay_s in (0.0, 0.0001, 0.0005, 0.0007, 0.001):
+        world = LaneWorld()
+        ends: list[int] = []
+
+        async def run(call: Callable[[], Any], world: LaneWorld = world, ends: list[int] = ends) -> Any:
+            await asyncio.sleep(run_s)
+            if call == world.lane._finish:
+                assert not world.writer._under_way
+                ends.append(len(world.writer.writes))
+            return call()
+
+        def again(owner: Owner) -> Callable[[], None]:
+            return lambda: owner.write(b"more")
+
+        world.run = run  # type: ignore[method-assign]
+        lane = world.recover()
+        for owner in world.owners:
+            wake_by(owner, again(owner))
+            owner.write(b"1")
+        await asyncio.sleep(delay_s)
+        end = await asyncio.wait_for(lane.close(), 1.0)
+        await settle()
+        assert end > 0
+        assert ends == [len(world.writer.writes)]
+        assert world.files.open_files == []
+        found = world.replay(clean_end=end)
+        assert found.torn is None
+        assert world.records == [owner.taken for owner in world.owners]
+        assert [owner.durable for owner in world.owners] == [len(records) for records in world.records]
 
 
 @both_modes

@@ -8,14 +8,14 @@ cache cannot answer gives `WOULD_BLOCK`, and the caller repeats the call in a th
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 from google_crc32c import value
 
 from wal import File, FileSystem
-from warpstore._native import Rows
+from warpstore._native import MemoryPool, Rows
 from warpstore.checkpoint.format import (
     FOOTER_BYTES,
     FORMAT_VERSION,
@@ -36,6 +36,8 @@ from warpstore.keys import HotKey
 from warpstore.values import split_payload
 
 PAGES_CACHED_MAX = 1024
+_PAGE_COST = PAGE_BYTES + 128  # with its place in the dictionary
+_NO_POOLS: Mapping[int, MemoryPool] = {}
 
 
 class WouldBlock:
@@ -60,18 +62,31 @@ class Checkpoint:
         n_bytes: Size of the file.
     """
 
-    def __init__(self, file: File, directory: Directory, salt: int, n_bytes: int) -> None:
+    def __init__(
+        self, file: File, directory: Directory, salt: int, n_bytes: int, pools: Mapping[int, MemoryPool]
+    ) -> None:
         self.path = file.path
         self.shard = directory.shard
         self.lsn = directory.lsn
         self.n_bytes = n_bytes
-        self.tables = {entry.table: CheckpointTable(file, entry, salt, n_bytes) for entry in directory.tables}
+        self.tables = {
+            entry.table: CheckpointTable(file, entry, salt, n_bytes, pools.get(entry.table))
+            for entry in directory.tables
+        }
         self._file = file
         self._users = 1
 
     @classmethod
-    def open(cls, files: FileSystem, path: str, *, store_id: bytes, shard: int | None = None) -> Checkpoint:
-        """Return the checkpoint at ``path``.
+    def open(
+        cls,
+        files: FileSystem,
+        path: str,
+        *,
+        store_id: bytes,
+        shard: int | None = None,
+        pools: Mapping[int, MemoryPool] = _NO_POOLS,
+    ) -> Checkpoint:
+        """Return the checkpoint at ``path``; what its tables keep in memory is charged to their pools.
 
         Raises:
             CorruptionError: it is missing, damaged, or of another store or shard.
@@ -82,13 +97,13 @@ class Checkpoint:
         except FileNotFoundError as e:
             raise CorruptionError(f"{path}: the checkpoint is missing", path=path, offset=0) from e
         try:
-            return cls._open(file, store_id, shard)
+            return cls._open(file, store_id, shard, pools)
         except BaseException:
             file.close()
             raise
 
     @classmethod
-    def _open(cls, file: File, store_id: bytes, shard: int | None) -> Checkpoint:
+    def _open(cls, file: File, store_id: bytes, shard: int | None, pools: Mapping[int, MemoryPool]) -> Checkpoint:
         n_bytes = file.size()
         end = max(0, n_bytes - FOOTER_BYTES)
         try:
@@ -106,7 +121,7 @@ class Checkpoint:
         if directory.version > FORMAT_VERSION:
             message = f"{file.path}: format version {directory.version}, this warpstore reads up to {FORMAT_VERSION}"
             raise FormatVersionError(message, path=file.path)
-        return cls(file, directory, salt, n_bytes)
+        return cls(file, directory, salt, n_bytes, pools)
 
     def acquire(self) -> None:
         """Keep the file open until one more `release`."""
@@ -116,6 +131,8 @@ class Checkpoint:
         """Close the file if nobody uses it any more. Opening counts as one use."""
         self._users -= 1
         if self._users == 0:
+            for table in self.tables.values():
+                table.forget()
             self._file.close()
 
 
@@ -128,7 +145,7 @@ class CheckpointTable:
         n_bytes: Bytes of their payloads.
     """
 
-    def __init__(self, file: File, entry: TableEntry, salt: int, file_bytes: int) -> None:
+    def __init__(self, file: File, entry: TableEntry, salt: int, file_bytes: int, pool: MemoryPool | None) -> None:
         self.n_records = entry.n_records
         self.n_expiring = entry.n_expiring
         self.n_bytes = entry.n_bytes
@@ -140,6 +157,19 @@ class CheckpointTable:
         self._block_root: list[BlockEntry] | None = None
         self._first_keys: list[Any] = []
         self._pages: dict[int, bytes] = {}
+        self._pool = pool
+        self._charged = 0
+
+    def forget(self) -> None:
+        """Let go of the cached index pages."""
+        self._pages = {}
+        self._charge()
+
+    def _charge(self) -> None:
+        """Charge the pages that are kept: what differs from the last time."""
+        before, self._charged = self._charged, len(self._pages) * _PAGE_COST
+        if self._pool is not None:
+            self._pool.charge(self._charged - before)
 
     # One record
 
@@ -207,6 +237,7 @@ class CheckpointTable:
         if len(self._pages) >= PAGES_CACHED_MAX:
             self._pages.pop(next(iter(self._pages)), None)
         self._pages[number] = read
+        self._charge()
         return read
 
     def _read_page_root(self) -> memoryview:

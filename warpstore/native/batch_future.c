@@ -40,8 +40,18 @@ static void forget(Callback *callbacks, Py_ssize_t n)
     PyMem_Free(callbacks);
 }
 
+/* Return whether there is a loop; else raise: `__init__` was not called, or the collector has been here. */
+static int has_loop(BatchFuture *self)
+{
+    if (self->loop == NULL)
+        PyErr_SetString(PyExc_RuntimeError, "a future without a loop");
+    return self->loop != NULL;
+}
+
 static PyObject *call_soon(BatchFuture *self, PyObject *function, PyObject *context)
 {
+    if (!has_loop(self))
+        return NULL;
     PyObject *args[] = {self->loop, function, (PyObject *)self, context};
     return PyObject_VectorcallMethod(name_call_soon, args, 3, context_name);
 }
@@ -54,7 +64,12 @@ static PyObject *add_done_callback(BatchFuture *self, PyObject *const *args, Py_
         PyErr_SetString(PyExc_TypeError, "add_done_callback takes a function and context=");
         return NULL;
     }
-    PyObject *context = n_names == 0 || args[1] == Py_None ? PyContext_CopyCurrent() : Py_NewRef(args[1]);
+    PyObject *given = n_names == 0 ? Py_None : args[1];
+    if (given != Py_None && !PyContext_CheckExact(given)) {
+        PyErr_SetString(PyExc_TypeError, "context= is a contextvars.Context");
+        return NULL;
+    }
+    PyObject *context = given == Py_None ? PyContext_CopyCurrent() : Py_NewRef(given);
     if (context == NULL)
         return NULL;
     if (self->done) {
@@ -83,10 +98,13 @@ static PyObject *remove_done_callback(BatchFuture *self, PyObject *function)
     for (Py_ssize_t i = 0; i < self->n;) {
         PyObject *kept = Py_NewRef(self->callbacks[i].function);
         int equal = PyObject_RichCompareBool(kept, function, Py_EQ);
+        /* comparing may have run anything: it is further ahead by now, or gone */
+        while (i >= 0 && (i >= self->n || self->callbacks[i].function != kept))
+            i--;
         Py_DECREF(kept);
         if (equal < 0)
             return NULL;
-        if (!equal || i >= self->n) { /* comparing may have run anything */
+        if (!equal || i < 0) {
             i++;
             continue;
         }
@@ -111,7 +129,9 @@ static int report(BatchFuture *self)
         PyException_SetTraceback(error, traceback);
     PyObject *context = Py_BuildValue("{s:s,s:O,s:O}", "message", "a callback of a batch's future raised", "exception",
                                       error, "future", self);
-    PyObject *told = context == NULL ? NULL : PyObject_CallMethodOneArg(self->loop, name_call_exception_handler, context);
+    PyObject *told = NULL;
+    if (context != NULL && has_loop(self))
+        told = PyObject_CallMethodOneArg(self->loop, name_call_exception_handler, context);
     Py_XDECREF(context);
     Py_XDECREF(told);
     Py_XDECREF(type);
@@ -131,14 +151,17 @@ static PyObject *wake(BatchFuture *self, PyObject *Py_UNUSED(ignored))
     self->n = self->room = 0;
     Py_INCREF(self);
     for (; i < n && !failed; i++) {
-        PyObject *returned = NULL;
-        if (PyContext_Enter(callbacks[i].context) < 0) { /* it is the current one: the loop will get there */
+        PyObject *returned;
+        int entered = PyContext_Enter(callbacks[i].context) == 0;
+        if (entered) {
+            returned = PyObject_CallOneArg(callbacks[i].function, (PyObject *)self);
+        } else { /* it is the current one: the loop will get there */
             PyErr_Clear();
             returned = call_soon(self, callbacks[i].function, callbacks[i].context);
-        } else {
-            returned = PyObject_CallOneArg(callbacks[i].function, (PyObject *)self);
-            if (returned == NULL && report(self) < 0)
-                failed = 1;
+        }
+        if (returned == NULL && report(self) < 0)
+            failed = 1;
+        if (entered) {
             PyObject *type, *error, *traceback;
             PyErr_Fetch(&type, &error, &traceback);
             PyContext_Exit(callbacks[i].context);
@@ -166,7 +189,7 @@ static PyObject *wake_soon(BatchFuture *self, PyObject *Py_UNUSED(ignored))
 {
     if (self->n == 0)
         Py_RETURN_NONE;
-    PyObject *bound = PyObject_GetAttr((PyObject *)self, name_wake);
+    PyObject *bound = has_loop(self) ? PyObject_GetAttr((PyObject *)self, name_wake) : NULL;
     if (bound == NULL)
         return NULL;
     PyObject *handle = PyObject_CallMethodOneArg(self->loop, name_call_soon, bound);
@@ -236,7 +259,7 @@ static PyObject *cancel(BatchFuture *Py_UNUSED(self), PyObject *Py_UNUSED(args),
 
 static PyObject *get_loop(BatchFuture *self, PyObject *Py_UNUSED(ignored))
 {
-    return Py_NewRef(self->loop);
+    return has_loop(self) ? Py_NewRef(self->loop) : NULL;
 }
 
 static PyObject *get_blocking(BatchFuture *self, void *Py_UNUSED(closure))

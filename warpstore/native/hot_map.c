@@ -25,6 +25,17 @@ static void place(uint64_t *words, uint64_t *hashes, uint32_t mask, uint64_t has
     }
 }
 
+static void charge(HotMap *map, int64_t n_bytes)
+{
+    map->n_bytes += n_bytes;
+    memory_pool_charge(map->pool, n_bytes, map->dirty);
+}
+
+static int64_t table_bytes(size_t n_words)
+{
+    return (int64_t)(n_words * 2 * sizeof(uint64_t));
+}
+
 static size_t n_words(const HotMap *map)
 {
     return map->words == no_words ? 0 : (size_t)BUCKET * ((size_t)map->mask + 1);
@@ -46,17 +57,20 @@ static int resize(HotMap *map, uint32_t n_buckets, int drop_tombstones)
         if (value == NULL)
             continue;
         if (drop_tombstones && hot_map_seen(value) == tombstone) {
+            charge(map, -bytes_cost(value));
             Py_DECREF(value);
             map->n--;
         } else {
             place(words, hashes, n_buckets - 1, map->hashes[i], value);
         }
     }
+    charge(map, table_bytes(size) - table_bytes(n_words(map)));
     if (map->words != no_words)
         free(map->words);
     map->words = words;
     map->hashes = hashes;
     map->mask = n_buckets - 1;
+    map->hand = map->n_removed = 0;
     return 0;
 }
 
@@ -69,6 +83,7 @@ int hot_map_set(HotMap *map, const Key *key, PyObject *value)
     if (word != NULL) {
         PyObject *old = hot_map_value(*word);
         *word = (*word & ~POINTER_MASK) | (uint64_t)(uintptr_t)kept;
+        charge(map, bytes_cost(kept) - bytes_cost(old));
         Py_DECREF(old);
         return 0;
     }
@@ -87,19 +102,26 @@ int hot_map_set(HotMap *map, const Key *key, PyObject *value)
         return -1;
     }
     place(map->words, map->hashes, map->mask, key->hash, kept);
+    charge(map, bytes_cost(kept));
     map->n++;
     return 0;
 }
 
 static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    if (PyTuple_GET_SIZE(args) || (keywords != NULL && PyDict_GET_SIZE(keywords))) {
-        PyErr_SetString(PyExc_TypeError, "HotMap() takes no arguments");
+    static char *names[] = {"pool", "dirty", NULL};
+    PyObject *pool = Py_None;
+    int dirty = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|Op:HotMap", names, &pool, &dirty))
         return NULL;
-    }
+    if (pool != Py_None && !PyObject_TypeCheck(pool, &MemoryPool_Type))
+        return PyErr_Format(PyExc_TypeError, "pool: a MemoryPool or None");
     HotMap *map = (HotMap *)type->tp_alloc(type, 0);
-    if (map != NULL)
+    if (map != NULL) {
         map->words = no_words;
+        map->pool = pool == Py_None ? NULL : (MemoryPool *)Py_NewRef(pool);
+        map->dirty = (char)dirty;
+    }
     return (PyObject *)map;
 }
 
@@ -110,6 +132,8 @@ static void dealloc(HotMap *map)
     if (map->words != no_words)
         free(map->words);
     Py_XDECREF(map->fresh);
+    charge(map, -map->n_bytes);
+    Py_XDECREF(map->pool);
     Py_TYPE(map)->tp_free((PyObject *)map);
 }
 
@@ -155,6 +179,8 @@ static PyObject *update(HotMap *map, PyObject *other)
         return NULL;
     }
     HotMap *newer = (HotMap *)other;
+    charge(newer, -newer->n_bytes); /* what both hold from now on is charged once */
+    Py_CLEAR(newer->pool);
     for (size_t i = 0; i < n_words(newer); i++) {
         Key key;
         PyObject *value = hot_map_value(newer->words[i]);
@@ -175,6 +201,44 @@ static PyObject *drop_tombstones(HotMap *map, PyObject *Py_UNUSED(ignored))
     if (n_tombstones && resize(map, map->mask + 1, 1) < 0)
         return NULL;
     Py_RETURN_NONE;
+}
+
+/* Take the value at a place out. */
+static void take_out(HotMap *map, size_t i)
+{
+    PyObject *value = hot_map_value(map->words[i]);
+    int64_t n_bytes = bytes_cost(value);
+    map->words[i] &= i % BUCKET ? 0 : OVERFLOWN; /* keys that went further are still found */
+    map->n--;
+    map->n_removed++;
+    charge(map, -n_bytes);
+    Py_DECREF(value);
+}
+
+static PyObject *evict(HotMap *map, PyObject *wanted)
+{
+    long long n_wanted = PyLong_AsLongLong(wanted);
+    if (n_wanted == -1 && PyErr_Occurred())
+        return NULL;
+    int64_t before = map->n_bytes;
+    size_t size = n_words(map);
+    for (size_t n = 0; n < size && before - map->n_bytes < n_wanted; n++) {
+        size_t i = map->hand;
+        map->hand = (uint32_t)((i + 1) % size);
+        if (map->words[i] & REFERENCED)
+            map->words[i] &= ~REFERENCED;
+        else if (map->words[i] & POINTER_MASK)
+            take_out(map, i);
+    }
+    if (map->n_removed > size / 2) { /* many buckets say that keys went further, and they have not */
+        uint32_t hand = map->hand, n_buckets = map->mask + 1;
+        while (n_buckets > 1 && map->n < BUCKET / 4 * n_buckets)
+            n_buckets /= 2;
+        if (resize(map, n_buckets, 0) < 0)
+            return NULL;
+        map->hand = (uint32_t)(hand % n_words(map));
+    }
+    return PyLong_FromLongLong(before - map->n_bytes);
 }
 
 /* Return a list with `make` of every key and value. */
@@ -223,6 +287,11 @@ static PyObject *new_keys(HotMap *map, PyObject *Py_UNUSED(ignored))
     return found;
 }
 
+static PyObject *charged(HotMap *map, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLongLong(map->n_bytes);
+}
+
 static PyObject *size_of(HotMap *map, PyObject *Py_UNUSED(ignored))
 {
     return PyLong_FromSize_t(sizeof *map + n_words(map) * (sizeof *map->words + sizeof *map->hashes));
@@ -232,11 +301,17 @@ static PyMethodDef methods[] = {
     {"get", (PyCFunction)get, METH_O, NULL},
     {"set", (PyCFunction)(void (*)(void))set, METH_FASTCALL, NULL},
     {"update", (PyCFunction)update, METH_O, NULL},
+    {"evict", (PyCFunction)evict, METH_O, NULL},
     {"drop_tombstones", (PyCFunction)drop_tombstones, METH_NOARGS, NULL},
     {"items", (PyCFunction)items, METH_NOARGS, NULL},
     {"new_keys", (PyCFunction)new_keys, METH_NOARGS, NULL},
     {"__sizeof__", (PyCFunction)size_of, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef attributes[] = {
+    {"n_bytes", (getter)charged, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PySequenceMethods as_sequence = {.sq_length = length};
@@ -250,6 +325,7 @@ PyTypeObject HotMap_Type = {
     .tp_new = new,
     .tp_dealloc = (destructor)dealloc,
     .tp_methods = methods,
+    .tp_getset = attributes,
     .tp_as_sequence = &as_sequence,
 };
 

@@ -13,11 +13,13 @@
 #define WARPSTORE_HOT_MAP_H
 
 #include "key.h"
+#include "memory_pool.h"
 
 #define BUCKET 8
 #define TAG_SHIFT 48
-#define POINTER_MASK (((UINT64_C(1) << TAG_SHIFT) - 1) & ~OVERFLOWN)
-#define OVERFLOWN UINT64_C(1) /* in a bucket's first word: keys of this bucket went further */
+#define POINTER_MASK (((UINT64_C(1) << TAG_SHIFT) - 1) & ~(OVERFLOWN | REFERENCED))
+#define OVERFLOWN UINT64_C(1)  /* in a bucket's first word: keys of this bucket went further */
+#define REFERENCED UINT64_C(2) /* the value was looked up since the clock's hand came by */
 #define LINE_BYTES 64
 
 typedef struct {
@@ -27,6 +29,11 @@ typedef struct {
     uint32_t mask;    /* n_buckets - 1 */
     uint32_t n;
     PyObject *fresh; /* list of the keys that came since `new_keys`; NULL: nobody has asked yet */
+    MemoryPool *pool; /* what its bytes are charged to; NULL: nobody counts them */
+    int64_t n_bytes;  /* charged so far: the table and the values */
+    uint32_t hand;    /* of the clock: the next word to look at */
+    uint32_t n_removed; /* since the table was made */
+    char dirty;       /* its values are not in a checkpoint yet */
 } HotMap;
 
 extern PyTypeObject HotMap_Type;

@@ -89,8 +89,11 @@ static inline PyObject *look(MemoryTable *self, const Key *key)
     if (maps != NULL) {
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(maps); i++) {
             uint64_t *word = hot_map_find((HotMap *)PyTuple_GET_ITEM(maps, i), key);
-            if (word != NULL)
+            if (word != NULL) {
+                if (!(*word & REFERENCED))
+                    *word |= REFERENCED;
                 return hot_map_value(*word);
+            }
         }
     }
     return NULL;

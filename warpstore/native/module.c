@@ -6,6 +6,7 @@
 #include "copier.h"
 #include "encoder.h"
 #include "hot_map.h"
+#include "memory_pool.h"
 #include "memory_table.h"
 #include "rows.h"
 #include "settled.h"
@@ -127,7 +128,7 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__native(void)
 {
-    if (hot_map_ready() < 0 || memory_table_ready() < 0 || settled_ready() < 0 || rows_ready() < 0 ||
+    if (hot_map_ready() < 0 || memory_pool_ready() < 0 || memory_table_ready() < 0 || settled_ready() < 0 || rows_ready() < 0 ||
         chunked_ready() < 0 || copier_ready() < 0 || encoder_ready() < 0 || batch_future_ready() < 0)
         return NULL;
     PyObject *module = PyModule_Create(&definition);
@@ -135,7 +136,7 @@ PyMODINIT_FUNC PyInit__native(void)
         (PyModule_AddType(module, &HotMap_Type) < 0 || PyModule_AddType(module, &MemoryTable_Type) < 0 ||
          PyModule_AddType(module, &Rows_Type) < 0 || PyModule_AddType(module, &ChunkedIterator_Type) < 0 ||
          PyModule_AddType(module, &Copier_Type) < 0 || PyModule_AddType(module, &Encoder_Type) < 0 ||
-         PyModule_AddType(module, &BatchFuture_Type) < 0 ||
+         PyModule_AddType(module, &BatchFuture_Type) < 0 || PyModule_AddType(module, &MemoryPool_Type) < 0 ||
          PyModule_AddIntMacro(module, DONE) < 0 || PyModule_AddIntMacro(module, PAUSE) < 0 ||
          PyModule_AddIntMacro(module, LONG_WAY) < 0))
         Py_CLEAR(module);

@@ -6,9 +6,12 @@ they hold. Called on the loop's thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from warpstore.hot_tier import HotTier
 from warpstore.lane_keeper import LaneKeeper
 from warpstore.process import Reason
 from warpstore.shard import Shard
@@ -34,7 +37,9 @@ def gather(
     nested = root.child("shards")
     actors = root.which_children() + (nested.which_children() if isinstance(nested, Supervisor) else ())
     infos = {actor.name: actor for actor in actors}
-    resident = {(shard.index, number): _resident(shard, number) for shard in shards for number in shard.tiers}
+    resident = {
+        (shard.index, number): _Resident.of_tier(tier) for shard in shards for number, tier in shard.tiers.items()
+    }
     return StoreStatistics(
         path=context.path,
         durability=context.config.durability,
@@ -42,6 +47,8 @@ def gather(
         open_s=context.clock.monotonic() - context.opened_s,
         n_shards=len(shards),
         ram=context.config.ram,
+        resident_bytes=context.caps.n_bytes,
+        dirty_bytes=context.caps.dirty_bytes,
         read_only=None if context.read_only is None else str(context.read_only),
         n_restarts=sum(actor.n_restarts for actor in actors),
         n_checkpoints=checkpoints.n_done,
@@ -62,40 +69,55 @@ def gather(
     )
 
 
-_Resident = Mapping[tuple[int, int], tuple[int, int]]
-"""By shard and table number: values in RAM, and the dirty ones of them."""
+@dataclass(frozen=True, slots=True)
+class _Resident:
+    """Values in RAM of one table in one shard, or of several: how many, their bytes, and of these the dirty ones."""
+
+    n: int = 0
+    n_dirty: int = 0
+    n_bytes: int = 0
+    dirty_bytes: int = 0
+
+    @classmethod
+    def of_tier(cls, tier: HotTier) -> _Resident:
+        dirty = [one for generation in (tier.young, *tier.frozen) for one in generation.maps]
+        n_dirty, dirty_bytes = sum(map(len, dirty)), sum(map(_bytes, dirty))
+        return cls(
+            n_dirty + sum(map(len, tier.clean)), n_dirty, dirty_bytes + sum(map(_bytes, tier.clean)), dirty_bytes
+        )
+
+    def __add__(self, other: _Resident) -> _Resident:
+        return _Resident(
+            self.n + other.n,
+            self.n_dirty + other.n_dirty,
+            self.n_bytes + other.n_bytes,
+            self.dirty_bytes + other.dirty_bytes,
+        )
 
 
-def _resident(shard: Shard, number: int) -> tuple[int, int]:
-    tier = shard.tiers[number]
-    n_dirty = len(tier.young) + sum(map(len, tier.frozen))
-    return n_dirty + sum(map(len, tier.clean)), n_dirty
+_bytes = attrgetter("n_bytes")
+_ByPart = Mapping[tuple[int, int], _Resident]
+"""By shard and table number."""
 
 
 def _words(reason: Reason | None) -> str | None:
     return None if reason is None else str(reason) or type(reason).__name__
 
 
-def _sums(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    n_resident = n_dirty = 0
-    for resident, dirty in counts:
-        n_resident += resident
-        n_dirty += dirty
-    return n_resident, n_dirty
-
-
 def _table(
-    context: StoreContext, name: str, table: Table[Any] | None, shards: list[Shard], resident: _Resident
+    context: StoreContext, name: str, table: Table[Any] | None, shards: list[Shard], resident: _ByPart
 ) -> TableStatistics:
     number = context.table_numbers[name]
-    n_resident, n_dirty = _sums(resident[shard.index, number] for shard in shards)
+    held = sum((resident[shard.index, number] for shard in shards), _Resident())
     cold = [tier.cold for tier in context.tiers(name) if tier.cold is not None]
     gpu = None if table is None else table._gpu
     is_cached = table is not None and table._codec.copy is not None
     return TableStatistics(
         name=name,
-        n_resident=n_resident,
-        n_dirty=n_dirty,
+        n_resident=held.n,
+        n_dirty=held.n_dirty,
+        resident_bytes=held.n_bytes,
+        dirty_bytes=held.dirty_bytes,
         n_checkpointed=sum(part.n_records for part in cold),
         checkpointed_bytes=sum(part.n_bytes for part in cold),
         n_ephemeral=0 if table is None else len(table._ephemeral),
@@ -107,8 +129,8 @@ def _table(
     )
 
 
-def _shard(shard: Shard, info: ChildInfo | None, resident: _Resident) -> ShardStatistics:
-    n_resident, n_dirty = _sums(resident[shard.index, number] for number in shard.tiers)
+def _shard(shard: Shard, info: ChildInfo | None, resident: _ByPart) -> ShardStatistics:
+    held = sum((resident[shard.index, number] for number in shard.tiers), _Resident())
     checkpoint = shard.checkpoint
     return ShardStatistics(
         index=shard.index,
@@ -116,8 +138,8 @@ def _shard(shard: Shard, info: ChildInfo | None, resident: _Resident) -> ShardSt
         takes_writes=shard.is_alive and (shard.takes_posts or shard.is_open),
         n_restarts=0 if info is None else info.n_restarts,
         n_slots=len(shard.slots),
-        n_resident=n_resident,
-        n_dirty=n_dirty,
+        n_resident=held.n,
+        n_dirty=held.n_dirty,
         n_mailbox_messages=len(shard.mailbox),
         mailbox_bytes=shard.mailbox.n_bytes,
         n_mailbox_waiters=shard.mailbox.n_waiters,

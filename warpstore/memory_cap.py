@@ -1,0 +1,204 @@
+"""The caps on memory: the store's ``ram``, and those of the pools that `Strategy` names.
+
+Hot maps charge what they hold to a `MemoryPool`, every pool also to the store's. When a pool nears its cap, a clock
+takes clean values out of its tables' hot tiers, those of low priority first, critical ones never: they are in the
+checkpoint, and the next read brings them back. What is dirty becomes clean by a checkpoint; one is asked for long
+before only that is left. Where neither is enough writers wait; after a checkpoint that has not helped they are refused.
+
+The cap holds for the growth of RSS, so index pages of checkpoints and decoded records are charged too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from wal import log_event
+from warpstore._native import MemoryPool
+from warpstore.errors import ConfigError, MemoryLimitError
+
+if TYPE_CHECKING:
+    from warpstore.context import StoreContext
+    from warpstore.hot_tier import HotTier
+    from warpstore.manifest import TableManifest
+    from warpstore.strategy import Strategy
+
+logger = logging.getLogger(__name__)
+
+HELD = "memory"
+"""The reason for which shards hold their writers."""
+
+DECODED_BYTES = 2048
+"""What a decoded record is taken to need."""
+
+_DECODED_PART = 64  # of a pool may be decoded records
+_HIGH, _LOW = 0.98, 0.96
+_DIRTY_MAX = 0.4
+_SLICE_BYTES = 64 << 10
+_PRIORITIES = ("low", "normal", "critical")
+
+
+def priority_of(table: TableManifest) -> str:
+    """Return the priority of a table's records: the highest of its `Memory` fields; normal where there are none."""
+    fields = table.schemas[-1].schema["fields"]
+    named = [str(entry["options"].get("priority", "normal")) for entry in fields if entry["tier"] == "memory"]
+    return max(named, key=_PRIORITIES.index, default="normal")
+
+
+@dataclass(slots=True, eq=False)
+class Cap:
+    """A pool and its cap.
+
+    Attributes:
+        name: The pool's name; "" for the store.
+        pool: What counts.
+        limit: Bytes that it may reach; None: there is no cap of its own.
+        tables: Tables whose records it holds, by number, with their priority.
+    """
+
+    name: str
+    pool: MemoryPool
+    limit: int | None
+    tables: dict[int, str] = field(default_factory=dict)
+
+
+class MemoryCaps:
+    """Keeps the hot tiers of a store within its caps.
+
+    Args:
+        context: The store's.
+        ram: The store's cap in bytes, or None.
+    """
+
+    def __init__(self, context: StoreContext, ram: int | None) -> None:
+        self._context = context
+        self._store = Cap("", MemoryPool(), ram)
+        self._pools: dict[str, Cap] = {}
+        self._capped: list[Cap] = []
+        self._hand = 0
+        self._over: Cap | None = None  # the pool for which writers wait
+        self._asked = False  # for a checkpoint
+
+    @property
+    def is_active(self) -> bool:
+        """Whether there is any cap."""
+        return bool(self._capped)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that the hot tiers hold."""
+        return self._store.pool.n_bytes
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Those of them that no checkpoint holds."""
+        return self._store.pool.dirty_bytes
+
+    def add_table(self, number: int, priority: str, strategy: Strategy | None) -> MemoryPool:
+        """Return the pool of a table.
+
+        Raises:
+            ConfigError: two types name one pool and different caps for it.
+        """
+        name = "default" if strategy is None else strategy.memory_pool
+        n_bytes = None if strategy is None else strategy.bytes("memory_pool_bytes")
+        cap = self._pools.get(name)
+        if cap is None:
+            cap = self._pools[name] = Cap(name, MemoryPool(self._store.pool), n_bytes)
+        elif n_bytes is not None and cap.limit not in {None, n_bytes}:
+            raise ConfigError(
+                f"memory_pool_bytes: two types name the pool {name!r}, with {cap.limit} and {n_bytes} bytes",
+                setting="memory_pool_bytes",
+            )
+        elif n_bytes is not None:
+            cap.limit = n_bytes
+        cap.tables[number] = self._store.tables[number] = priority
+        self._capped = [cap for cap in (*self._pools.values(), self._store) if cap.limit is not None]
+        return cap.pool
+
+    def decoded_records(self, number: int, wanted: int) -> int:
+        """Return how many decoded records a table may keep, a power of two or 0, and charge them to its pool."""
+        for cap in self._pools.values():
+            if number in cap.tables:
+                limit = min((c.limit for c in (cap, self._store) if c.limit is not None), default=None)
+                while limit is not None and wanted * DECODED_BYTES > limit // _DECODED_PART:
+                    wanted //= 2
+                cap.pool.charge(wanted * DECODED_BYTES)
+        return wanted
+
+    # Keeping within the caps
+
+    def check(self) -> None:
+        """Make room in pools that near their caps. Cheap; called after whatever may have grown one."""
+        for cap in self._capped:
+            assert cap.limit is not None
+            if cap.pool.n_bytes > _HIGH * cap.limit:
+                self._relieve(cap, cap.limit)
+            elif self._over is cap:
+                self._release()
+            if cap.pool.dirty_bytes > _DIRTY_MAX * cap.limit:
+                self._ask_for_checkpoint()
+
+    def _relieve(self, cap: Cap, limit: int) -> None:
+        self._evict(cap, cap.pool.n_bytes - int(_LOW * limit))
+        if cap.pool.n_bytes > limit:
+            self._over = cap
+            for shard in self._context.shards.values():
+                shard.hold_writers(HELD)
+            self._ask_for_checkpoint()
+        elif self._over is cap:
+            self._release()
+
+    def _evict(self, cap: Cap, wanted: int) -> None:
+        for priority in _PRIORITIES[:2]:
+            tiers = list(self._tiers(number for number, of in cap.tables.items() if of == priority))
+            n_idle = 0  # tiers in a row that gave nothing; the clock may have to come by twice
+            while tiers and wanted > 0 and n_idle <= 2 * len(tiers):
+                self._hand += 1
+                freed = tiers[self._hand % len(tiers)].evict(min(wanted, _SLICE_BYTES))
+                wanted -= freed
+                n_idle = 0 if freed else n_idle + 1
+
+    def _tiers(self, tables: Iterable[int]) -> Iterable[HotTier]:
+        for number in tables:
+            for shard in self._context.shards.values():
+                tier = shard.tiers.get(number)
+                if tier is not None:
+                    yield tier
+
+    def _release(self) -> None:
+        self._over = None
+        for shard in self._context.shards.values():
+            shard.release_writers(HELD)
+
+    def _ask_for_checkpoint(self) -> None:
+        checkpointer = self._context.checkpointer
+        if not self._asked and checkpointer is not None and checkpointer.is_alive:
+            self._asked = True
+            checkpointer.cast_nowait("memory is short")
+
+    # What others tell it
+
+    def writer_waits(self) -> None:
+        """A writer has come while writers are held."""
+        if self._over is not None:
+            self._ask_for_checkpoint()
+
+    def checkpointed(self, error: Exception | None) -> None:
+        """A checkpoint has ended: what was dirty at its beginning is clean, unless it failed."""
+        self._asked = False
+        if not self._capped:
+            return
+        self.check()
+        cap = self._over
+        if cap is not None:
+            pool = f"the pool {cap.name!r}" if cap.name else "ram"
+            why = "nothing in it may leave memory" if error is None else f"the checkpoint failed: {error}"
+            refusal = MemoryLimitError(
+                f"{pool} is at its cap: {cap.pool.n_bytes} bytes of {cap.limit}, and {why}; raise the cap, or delete"
+            )
+            log_event(logger, logging.WARNING, "memory_limit_reached", pool=cap.name or "ram", bytes=cap.pool.n_bytes)
+            for shard in self._context.shards.values():
+                shard.refuse_waiting(refusal)
