@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import TypeGuard
 
 from wal.errors import LogClosedError, LogFullError, LogPoisonedError, WalError
+from wal.events import log_event
 from wal.files import DurableWriter
 from wal.format import SECTOR_BYTES, Kind, frame_bytes, pack_frame
 from wal.interval_sync import IntervalSync, Written
@@ -151,6 +152,16 @@ class Lane:
     def active_bytes(self) -> int:
         """Size of the segment that is being written."""
         return self._active.header.segment_bytes
+
+    @property
+    def end(self) -> int:
+        """The position where the next group goes."""
+        return self._active.end
+
+    @property
+    def waits_for_space(self) -> bool:
+        """Whether what is held waits for room on the disk."""
+        return self._stalled and (self._full is not None or self._next.error is not None)
 
     @property
     def error(self) -> WalError | None:
@@ -592,7 +603,7 @@ class Lane:
             return
         error = LogPoisonedError(f"writing the log in {self.segments.directory} failed: {cause}")
         error.__cause__ = cause
-        logger.error("event=lane_poisoned directory=%s error=%s", self.segments.directory, cause)
+        log_event(logger, logging.ERROR, "lane_poisoned", directory=self.segments.directory, error=cause)
         self._fail(error)
         self._on_poisoned(error)
 

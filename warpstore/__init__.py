@@ -45,8 +45,9 @@ from warpstore.errors import (
     WarpstoreError,
     WrongThreadError,
 )
+from warpstore.observe.prometheus import prometheus_collector
 from warpstore.record import Record
-from warpstore.statistics import StoreStatistics
+from warpstore.statistics import LaneStatistics, ShardStatistics, StoreStatistics, TableStatistics
 from warpstore.store import Store, open  # noqa: A004 - it is used as ws.open
 from warpstore.strategy import Strategy
 from warpstore.synchronous import SyncStore, SyncTable, open_sync
@@ -73,6 +74,7 @@ __all__ = [
     "Key",
     "KeyExistsError",
     "KeyNotFoundError",
+    "LaneStatistics",
     "LimitError",
     "Memory",
     "MemoryLimitError",
@@ -84,6 +86,7 @@ __all__ = [
     "Record",
     "Renamed",
     "SchemaError",
+    "ShardStatistics",
     "ShardUnavailableError",
     "Store",
     "StoreInUseError",
@@ -92,6 +95,7 @@ __all__ = [
     "SyncStore",
     "SyncTable",
     "Table",
+    "TableStatistics",
     "Temporal",
     "UnavailableError",
     "UnknownTableError",
@@ -103,4 +107,5 @@ __all__ = [
     "derived",
     "open",
     "open_sync",
+    "prometheus_collector",
 ]

@@ -33,6 +33,7 @@ from warpstore.keys import slot_range
 from warpstore.lane_keeper import DISK, LaneKeeper, Prepared, load_tiers, release_all, replay_into
 from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest
 from warpstore.memory_cap import MEMORY, check_pools, priority_of
+from warpstore.observe.tracing import Tracing
 from warpstore.plan import Plan
 from warpstore.process import Process
 from warpstore.routes import TableRoutes
@@ -51,7 +52,9 @@ class OpenParts:
         self.root = root
 
 
-async def open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment) -> OpenParts:
+async def open_parts(
+    path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment, tracing: Tracing
+) -> OpenParts:
     """Return the running parts of the store at ``path``, creating it if there is nothing.
 
     Raises:
@@ -62,12 +65,14 @@ async def open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, envi
     check_names(plans)
     check_pools(plan.strategy for plan in plans)
     try:
-        return await _open_parts(path, plans, config, environment)
+        return await _open_parts(path, plans, config, environment, tracing)
     except OSError as e:
         raise OpenError(f"{path}: cannot be opened: {e}", path=path) from e
 
 
-async def _open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment) -> OpenParts:
+async def _open_parts(
+    path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment, tracing: Tracing
+) -> OpenParts:
     files = environment.files
     loop = asyncio.get_running_loop()
     lock = _lock(files, path)
@@ -77,7 +82,7 @@ async def _open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, env
         tables, next_table, next_tag = with_schemas(manifest, plans)
         _check_lanes(manifest, config)
         catalog = Catalog(files, path, manifest)
-        context = StoreContext(path, loop, config, environment, lock)
+        context = StoreContext(path, loop, config, environment, lock, tracing)
         context.blocks = BlockFiles(
             files, catalog.block_directory, store_id=manifest.id_bytes, cache=context.caps.block_cache
         )
