@@ -5,6 +5,7 @@ JSON lacks some of what a record holds. So, at any depth:
 * bytes are ``{"$base64": "AAE="}``;
 * a float that is no number is ``{"$float": "nan"}``, ``"inf"`` or ``"-inf"``;
 * UUIDs are their 36 characters, datetimes ISO 8601;
+* MessagePack's extensions, which no record of warpstore has, are ``{"$ext": 5, "$base64": "AAE="}``;
 * a key of a dict that is no str is the JSON text of that key: ``{5: "x"}`` is ``{"5": "x"}``.
 
 Ints are written with all their digits, of up to 64 bits.
@@ -44,6 +45,8 @@ def plain(value: Any) -> Any:
         return value if math.isfinite(value) else {"$float": str(value)}
     if isinstance(value, bytes):
         return {"$base64": base64.b64encode(value).decode()}
+    if isinstance(value, msgspec.msgpack.Ext):
+        return {"$ext": value.code, **plain(bytes(value.data))}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, dict):

@@ -21,6 +21,7 @@ import msgspec
 
 from wal import FileSystem, Lock, OsFileSystem, WalError, replay
 from wal.format import NewerFormatError
+from wal.replay import segment_numbers
 from warpstore import manifest as manifests
 from warpstore.catalog import Catalog
 from warpstore.checkpoint import Checkpoint, CheckpointTable, WouldBlock
@@ -319,6 +320,8 @@ class StoredReader:
                     changes.setdefault(table, {})[found] = value
 
         try:
+            # Beside an owner the log goes on: what it has now is read, also if another segment follows by then.
+            until = max(segment_numbers(self.files, directory), default=None) if self.is_live else None
             replay(
                 self.files,
                 directory,
@@ -326,6 +329,7 @@ class StoredReader:
                 lane=lane,
                 first=entry.first,
                 last=entry.active or None,
+                until=until,
                 after=[shard.lsn for shard in self.manifest.shards],
                 deliver=deliver,
                 clean_end=entry.clean_end,

@@ -99,7 +99,7 @@ class StoredTable:
             deadline_ms, body = deadline_of(value), body[DEADLINE_BYTES:]
         try:
             array = msgspec.msgpack.decode(body)
-        except (msgspec.MsgspecError, RecursionError) as e:
+        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, RecursionError) as e:
             raise ValueError(f"the record is no MessagePack: {e}") from e
         if not isinstance(array, list) or len(array) < 2:
             raise ValueError("the record is no array")

@@ -70,20 +70,22 @@ def verify(stored: StoredReader, tell: Callable[[Finding], None], advance: Advan
     """Verify every kind of file, and return a report on each that can be verified.
 
     Args:
-        stored: The store. Of one that was opened without its lock, files that its owner changes are left out.
+        stored: The store. Of one that was opened without its lock, files that its owner changes are left out; of one
+            whose manifest contradicts itself, all others.
         tell: Called with each finding at once.
         advance: Called with the bytes verified since the last call.
 
     Cost:
         All files are read; memory for two log segments, and 8 bytes an index page of one shard.
     """
-    reports = []
+    reports: list[KindReport] = []
     for kind in FILE_KINDS:
         if not kind.is_verified:
             continue
         use = file_use(stored, kind)
         n_defects = 0
-        is_verified = kind.stands_still or not stored.is_live
+        contradicted = any(report.n_defects for report in reports if report.use.kind == ManifestFile.name)
+        is_verified = (kind.stands_still or not stored.is_live) and not contradicted
         for finding in kind.verify(stored, advance) if is_verified else ():
             tell(finding)
             n_defects += finding.is_defect
