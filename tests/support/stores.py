@@ -95,3 +95,17 @@ def change_manifest(path: Path, **changes: Any) -> None:
     """Write the manifest anew with other attributes."""
     files = OsFileSystem()
     manifests.write(files, str(path), msgspec.structs.replace(manifests.read(files, str(path)), **changes))
+
+
+def rewrite_root(checkpoint: Path, which: str, edit: Callable[[bytearray], object]) -> int:
+    """Change what follows the header of the page root or block root, checksum made right; return where it is."""
+    directory, salt = directory_of(checkpoint)
+    offset, size = getattr(directory.tables[0], which)
+    data = bytearray(checkpoint.read_bytes())
+    body = data[offset + 8 : offset + size]
+    edit(body)
+    head = bytes(data[offset + 4 : offset + 8])
+    data[offset : offset + 4] = checksum(salt, offset, head, bytes(body)).to_bytes(4, "little")
+    data[offset + 8 : offset + size] = body
+    checkpoint.write_bytes(data)
+    return int(offset)

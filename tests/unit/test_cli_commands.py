@@ -19,8 +19,7 @@ from tests.support import stores
 from tests.support.worlds import Blob, Reading, Token, User, World, users
 from warpstore.cli import confirmation, entry, progress
 from warpstore.cli.app import COMMANDS, app
-from warpstore.cli.arguments import complete_table
-from warpstore.cli.failures import exit_code
+from warpstore.cli.failures import exit_code, reported
 
 ID = UUID(int=0x1234)
 
@@ -384,6 +383,18 @@ def test_what_the_file_system_refuses_is_one_line(path: Path, monkeypatch: pytes
     assert "Permission denied" in refused("info", path, code=3)
 
 
+def test_a_command_ends_by_what_it_met(capsys: pytest.CaptureFixture[str]) -> None:
+    def raises(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(BrokenPipeError):
+        reported(raises)(BrokenPipeError())
+    with pytest.raises(typer.Exit) as end:
+        reported(raises)(OSError(28, "No space left\non device"))
+    assert end.value.exit_code == 1
+    assert capsys.readouterr().err == "warpstore: [Errno 28] No space left on device\n"
+
+
 def test_every_error_has_an_exit_code() -> None:
     codes = {
         ws.NotAStoreError("", path=""): 3,
@@ -430,7 +441,6 @@ def test_a_shell_completes_commands_and_the_table_names_of_a_store(path: Path, t
     assert completed("get", str(tmp_path), "u") == []
     stores.flip(path / "MANIFEST", 60)
     assert completed("get", str(path), "u") == []
-    assert callable(complete_table)
 
 
 def test_without_the_extra_it_says_what_to_install(

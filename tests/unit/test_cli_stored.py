@@ -15,7 +15,7 @@ import warpstore as ws
 from tests.support import stores
 from tests.support.worlds import Blob, FakeClock, Reading, Token, User, World, collected, users
 from wal import OsFileSystem
-from warpstore import locking
+from warpstore import json_values, locking
 from warpstore import manifest as manifests
 from warpstore.stored import LOADS_MAX, StoredReader
 
@@ -287,3 +287,27 @@ def test_a_generator_that_is_left_closes_its_files(tmp_path: Path) -> None:
         assert world.open_files()
         found.close()
     world.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (b"\x91\x01", "the record is no array"),
+        (b"\x80", "the record is no array"),
+        (b"\x95\xa1x\xa1a\x00\xa0\x90", "the record has the tag 'x', which is none of table 'user'"),
+        (b"\x92\x01\xa1a", "the record has 1 fields, its schema has 4"),
+        (b"\x95\x01\x05\x00\xa0\x90", "the key is of another type than str"),
+        (b"\x95\x01\xa1a\x00\xa1\xff\x90", "the record is no MessagePack"),
+    ],
+)
+def test_a_value_that_is_no_record_of_its_table_is_refused(value: bytes, message: str, tmp_path: Path) -> None:
+    stores.make_users(tmp_path / "store", 1)
+    with reader(tmp_path / "store") as stored, pytest.raises(ValueError, match=message):
+        stored.table("user").record(value)
+
+
+def test_what_no_record_holds_is_written_or_refused_as_json() -> None:
+    assert json_values.to_json(msgspec.msgpack.Ext(5, b"\0\1")) == b'{"$ext":5,"$base64":"AAE="}'
+    assert json_values.to_json({None: (1, 2), True: float("inf")}) == b'{"null":[1,2],"true":{"$float":"inf"}}'
+    with pytest.raises(ValueError, match="cannot be written as JSON"):
+        json_values.to_json(object())
