@@ -10,70 +10,33 @@ A state is the checkpoints, open, and what the log changed since, in memory: tha
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import msgspec
-
-from wal import FileSystem, Lock, OsFileSystem, WalError, replay
-from wal.format import NewerFormatError
-from wal.replay import segment_numbers
+from wal import FileSystem, Lock, OsFileSystem
 from warpstore import manifest as manifests
 from warpstore.catalog import Catalog
-from warpstore.checkpoint import Checkpoint, CheckpointTable, WouldBlock
 from warpstore.clock import Clock, SystemClock
 from warpstore.errors import (
     CorruptionError,
-    FormatVersionError,
     NotAStoreError,
     OpenError,
     UnavailableError,
     UnknownTableError,
 )
-from warpstore.keys import HotKey, key_hash, slot_of, slot_range
+from warpstore.keys import HotKey
 from warpstore.locking import share
 from warpstore.manifest import Manifest
 from warpstore.plan import nearest
 from warpstore.scan import after_prefix
+from warpstore.stored_state import StoredState, TableCount
 from warpstore.stored_table import StoredRecord, StoredTable
-from warpstore.values import TOMBSTONE, deadline_of, has_deadline, split_payload
+from warpstore.values import deadline_of, has_deadline
 
 LOADS_MAX = 8
 """How often a state is loaded again before a store is called too busy."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableCount:
-    """How much a table holds.
-
-    Attributes:
-        records: Its records; those whose deadline has passed count until a checkpoint drops them.
-        expiring: Those of them that have a deadline.
-        checkpointed: Records in the checkpoints.
-        checkpointed_bytes: Bytes of their values.
-        changed: Keys that the log changed since.
-    """
-
-    records: int
-    expiring: int
-    checkpointed: int
-    checkpointed_bytes: int
-    changed: int
-
-
-@dataclass(slots=True)
-class _ShardState:
-    """One shard: its checkpoint, and the newest values of the log by table number and key."""
-
-    checkpoint: Checkpoint | None
-    changes: dict[int, dict[HotKey, bytes]]
-
-    def cold(self, table: StoredTable) -> CheckpointTable | None:
-        return None if self.checkpoint is None else self.checkpoint.tables.get(table.number)
 
 
 class StoredReader:
@@ -194,14 +157,11 @@ class StoredReader:
         state = self._load({table.number})
         table = self.table(name)  # it may have been read again
         try:
-            runs = [
-                _newest(shard.cold(table), shard.changes.get(table.number, {}), start, stop) for shard in state.values()
-            ]
-            for _, value in heapq.merge(*runs):
-                if value is not TOMBSTONE and not _has_ended(value, now_ms):
+            for value in state.values(table, start, stop):
+                if not _has_ended(value, now_ms):
                     yield self._record(table, value)
         finally:
-            _release(state)
+            state.release()
 
     def get(self, name: str, key: HotKey) -> StoredRecord | None:
         """Return the live record under a hot key (a UUID's is its 16 bytes), or None.
@@ -214,15 +174,12 @@ class StoredReader:
         state = self._load({table.number}, key)
         table = self.table(name)
         try:
-            (shard,) = state.values()
-            value = shard.changes.get(table.number, {}).get(key)
-            if value is None:
-                value = _find(shard.cold(table), key)
-            if not value or _has_ended(value, now_ms):
-                return None
-            return self._record(table, value)
+            value = state.value(table, key)
         finally:
-            _release(state)
+            state.release()
+        if not value or _has_ended(value, now_ms):
+            return None
+        return self._record(table, value)
 
     def counts(self) -> dict[str, TableCount]:
         """Return how much each table holds.
@@ -233,12 +190,11 @@ class StoredReader:
         Cost:
             The log is replayed, and each key in it looked up in its checkpoint.
         """
-        numbers = {table.number for table in self.tables.values()}
-        state = self._load(numbers)
+        state = self._load({table.number for table in self.tables.values()})
         try:
-            return {name: _count(table, list(state.values())) for name, table in self.tables.items()}
+            return {name: state.count(table) for name, table in self.tables.items()}
         finally:
-            _release(state)
+            state.release()
 
     def _record(self, table: StoredTable, value: bytes) -> StoredRecord:
         try:
@@ -248,34 +204,38 @@ class StoredReader:
 
     # Loading a state
 
-    def _load(self, tables: set[int], key: HotKey | None = None) -> dict[int, _ShardState]:
+    def _load(self, tables: set[int], key: HotKey | None = None) -> StoredState:
         """Return a state of all shards, or of that of a key; on a live store, one that no change of files cut."""
         for attempt in range(LOADS_MAX):
             if self.is_live:
                 self.refresh()
             before = self.manifest
-            n = len(before.shards)
-            state: dict[int, _ShardState] = {}
             try:
-                wanted = [i for i in range(n) if key is None or slot_of(key) in slot_range(i, n)]
-                self._load_into(state, tables, wanted, key)
-                if not self.is_live or _same_files(before, manifests.read(self.files, self.path)):
-                    return state
+                state = StoredState.load(self.files, self.layout, tables, key, is_live=self.is_live)
             except (CorruptionError, FileNotFoundError) as e:
-                if not self.is_live or attempt == LOADS_MAX - 1:
-                    _release(state)
-                    if isinstance(e, CorruptionError):
-                        raise
-                    missing = e.filename or self.path
-                    raise CorruptionError(f"{missing}: the file is missing", path=missing, offset=0) from e
+                if self.is_live and attempt < LOADS_MAX - 1:
+                    continue
+                if isinstance(e, CorruptionError):
+                    raise
+                missing = e.filename or self.path
+                raise CorruptionError(f"{missing}: the file is missing", path=missing, offset=0) from e
             except OSError as e:
-                _release(state)
                 raise UnavailableError(f"{self.path}: {e}") from e
+            try:
+                stood_still = not self.is_live or self._names_the_files_of(before)
             except BaseException:
-                _release(state)
+                state.release()
                 raise
-            _release(state)
+            if stood_still:
+                return state
+            state.release()
         raise UnavailableError(f"{self.path}: its owner changes the files faster than they are read; try again")
+
+    def _names_the_files_of(self, before: Manifest) -> bool:
+        """Return whether no file that the manifest named before can have been let go meanwhile."""
+        now = manifests.read(self.files, self.path)
+        firsts = [lane.first for lane in before.lanes]
+        return now.shards == before.shards and [lane.first for lane in now.lanes] == firsts
 
     def refresh(self) -> None:
         """Read the manifest again: its owner may have replaced it.
@@ -286,90 +246,6 @@ class StoredReader:
         manifest = manifests.read(self.files, self.path)
         if manifest != self.manifest:
             self.manifest, self.tables = manifest, _tables(self.path, manifest)
-
-    def _load_into(
-        self, state: dict[int, _ShardState], tables: set[int], shards: list[int], key: HotKey | None
-    ) -> None:
-        layout = self.layout
-        for shard in shards:
-            state[shard] = _ShardState(open_checkpoint(layout, self.files, shard), {})
-        for lane in range(len(self.manifest.lanes)):
-            mine = frozenset(shards).intersection(layout.shards_of_lane(lane))
-            if mine and not layout.is_covered(lane):
-                self._replay(layout, lane, mine, state, tables, key)
-
-    def _replay(
-        self,
-        layout: Catalog,
-        lane: int,
-        shards: frozenset[int],
-        state: dict[int, _ShardState],
-        tables: set[int],
-        key: HotKey | None,
-    ) -> None:
-        table_of = layout.table_of_tag()
-        entry = self.manifest.lanes[lane]
-        directory = layout.lane_directory(lane)
-
-        def deliver(stream: int, lsn: int, payloads: list[bytes]) -> None:  # noqa: ARG001
-            changes = state[stream].changes
-            for payload in payloads:
-                tag, found, value = split_payload(payload)
-                table = table_of.get(tag)
-                if table is not None and table in tables and (key is None or found == key):
-                    changes.setdefault(table, {})[found] = value
-
-        try:
-            # Beside an owner the log goes on: what it has now is read, also if another segment follows by then.
-            until = max(segment_numbers(self.files, directory), default=None) if self.is_live else None
-            replay(
-                self.files,
-                directory,
-                store_id=self.manifest.id_bytes,
-                lane=lane,
-                first=entry.first,
-                last=entry.active or None,
-                until=until,
-                after=[shard.lsn for shard in self.manifest.shards],
-                deliver=deliver,
-                clean_end=entry.clean_end,
-                streams=shards,
-            )
-        except (WalError, msgspec.MsgspecError) as e:
-            raise log_error(e, directory) from e
-
-
-def log_error(error: Exception, directory: str) -> OpenError:
-    """Return the error of warpstore for one of the log.
-
-    Args:
-        error: A `WalError`, or what a payload raised that is none.
-        directory: The lane's folder, named where the error names no file.
-    """
-    path = getattr(error, "path", directory)
-    if isinstance(error.__cause__, NewerFormatError):
-        return FormatVersionError(str(error), path=path)
-    text = str(error) if path in str(error) else f"{path}: {error}"
-    return CorruptionError(text, path=path, offset=getattr(error, "offset", 0))
-
-
-def open_checkpoint(layout: Catalog, files: FileSystem, shard: int) -> Checkpoint | None:
-    """Return the checkpoint of a shard that the manifest names, or None if it names none.
-
-    Raises:
-        CorruptionError: it is missing, damaged, or another one than the manifest says.
-        FormatVersionError: it was written by a newer warpstore.
-    """
-    entry = layout.manifest.shards[shard]
-    if not entry.name:
-        return None
-    path = f"{layout.checkpoint_directory}/{entry.name}"
-    checkpoint = Checkpoint.open(files, path, store_id=layout.manifest.id_bytes, shard=shard)
-    if checkpoint.lsn != entry.lsn:
-        checkpoint.release()
-        message = f"{path}: offset 0: it ends at LSN {checkpoint.lsn}, the manifest says {entry.lsn}"
-        raise CorruptionError(message, path=path, offset=0)
-    return checkpoint
 
 
 def _require_store(files: FileSystem, path: str) -> None:
@@ -389,74 +265,5 @@ def _tables(path: str, manifest: Manifest) -> dict[str, StoredTable]:
     return {name: StoredTable(name, entry, place) for name, entry in sorted(manifest.tables.items())}
 
 
-def _same_files(a: Manifest, b: Manifest) -> bool:
-    return a.shards == b.shards and [lane.first for lane in a.lanes] == [lane.first for lane in b.lanes]
-
-
-def _release(state: dict[int, _ShardState]) -> None:
-    for shard in state.values():
-        if shard.checkpoint is not None:
-            shard.checkpoint.release()
-
-
 def _has_ended(value: bytes, now_ms: int) -> bool:
     return has_deadline(value) and deadline_of(value) <= now_ms
-
-
-def _find(cold: CheckpointTable | None, key: HotKey) -> bytes | None:
-    found = None if cold is None else cold.find(key_hash(key), key, blocking=True)
-    assert not isinstance(found, WouldBlock)
-    return found
-
-
-def _count(table: StoredTable, shards: list[_ShardState]) -> TableCount:
-    records = expiring = checkpointed = n_bytes = changed = 0
-    for shard in shards:
-        cold = shard.cold(table)
-        if cold is not None:
-            checkpointed += cold.n_records
-            expiring += cold.n_expiring
-            n_bytes += cold.n_bytes
-        for key, value in shard.changes.get(table.number, {}).items():
-            before = _find(cold, key)
-            records += (value is not TOMBSTONE) - (before is not None)
-            expiring += bool(value and has_deadline(value)) - bool(before and has_deadline(before))
-            changed += 1
-    return TableCount(
-        records=checkpointed + records,
-        expiring=expiring,
-        checkpointed=checkpointed,
-        checkpointed_bytes=n_bytes,
-        changed=changed,
-    )
-
-
-def _newest(
-    cold: CheckpointTable | None, changes: dict[HotKey, bytes], start: HotKey | None, stop: HotKey | None
-) -> Iterator[tuple[HotKey, bytes]]:
-    """Yield the newest values of the keys k with start <= k < stop in key order, tombstones among them."""
-
-    def is_inside(key: Any) -> bool:
-        return (start is None or key >= start) and (stop is None or key < stop)
-
-    newer: Iterator[Any] = iter(sorted(key for key in changes if is_inside(key)))
-    pending = next(newer, None)
-    for key, value in () if cold is None else _checkpointed(cold, start, stop):
-        while pending is not None and pending < key:
-            yield pending, changes[pending]
-            pending = next(newer, None)
-        if pending is not None and pending == key:
-            continue
-        yield key, value
-    while pending is not None:
-        yield pending, changes[pending]
-        pending = next(newer, None)
-
-
-def _checkpointed(cold: CheckpointTable, start: HotKey | None, stop: HotKey | None) -> Iterator[tuple[HotKey, bytes]]:
-    for number in cold.block_numbers(start, stop):
-        rows = cold.read_blocks(number, 1, blocking=True)
-        assert not isinstance(rows, WouldBlock)
-        rows.between(start, stop)
-        for value in rows:
-            yield split_payload(value)[1], value

@@ -11,7 +11,8 @@ from warpstore.cli.arguments import Json, StorePath
 from warpstore.cli.output import print_json, print_table, size
 from warpstore.cli.progress import progress
 from warpstore.locking import Owner, owner_of
-from warpstore.stored import StoredReader, TableCount
+from warpstore.stored import StoredReader
+from warpstore.stored_state import TableCount
 from warpstore.verification import FILE_KINDS, file_use
 
 

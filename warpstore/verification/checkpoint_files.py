@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from warpstore.checkpoint import Checkpoint
 from warpstore.errors import CorruptionError, OpenError, UnavailableError
-from warpstore.stored import StoredReader, open_checkpoint
+from warpstore.stored import StoredReader
+from warpstore.stored_state import open_checkpoint
 from warpstore.verification.checkpoint_table import TableCheck
 from warpstore.verification.file_kind import Advance, Finding, finding_of
 from warpstore.verification.record_rules import RecordRules
