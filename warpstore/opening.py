@@ -27,10 +27,10 @@ from warpstore.errors import (
     OpenError,
     ReadOnlyStoreError,
     ShardUnavailableError,
-    StoreInUseError,
 )
 from warpstore.keys import slot_range
 from warpstore.lane_keeper import DISK, LaneKeeper, Prepared, load_tiers, release_all, replay_into
+from warpstore.locking import LOCK_NAME, own
 from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest
 from warpstore.memory_cap import MEMORY, check_pools, priority_of
 from warpstore.observe.tracing import Tracing
@@ -39,8 +39,6 @@ from warpstore.process import Process
 from warpstore.routes import TableRoutes
 from warpstore.shard import Shard
 from warpstore.supervisor import ChildSpec, Supervisor
-
-LOCK_NAME = "LOCK"
 
 
 class OpenParts:
@@ -128,15 +126,7 @@ def _lock(files: FileSystem, path: str) -> Lock:
     else:
         files.make_directory(path)
         files.sync_directory(os.path.dirname(path) or ".")
-    lock_path = f"{path}/{LOCK_NAME}"
-    try:
-        return files.lock(lock_path, b"%d\n" % os.getpid())
-    except BlockingIOError as e:
-        owner = files.open(lock_path)
-        text = owner.read(32, 0).strip()
-        owner.close()
-        pid = int(text) if text.isdigit() else None
-        raise StoreInUseError(f"{path}: is in use by process {pid or 'unknown'}", path=path, pid=pid) from e
+    return own(files, path)
 
 
 def _manifest(files: FileSystem, path: str, config: Config, environment: Environment) -> Manifest:
