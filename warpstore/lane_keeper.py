@@ -18,6 +18,7 @@ from warpstore.checkpoint import Checkpoint
 from warpstore.errors import CorruptionError
 from warpstore.hot_tier import HotTier
 from warpstore.keys import slot_of, slot_range
+from warpstore.log_error import log_error
 from warpstore.values import split_payload
 
 if TYPE_CHECKING:
@@ -239,6 +240,7 @@ def replay_into(
 
     Raises:
         CorruptionError: the log is damaged.
+        FormatVersionError: a newer warpstore wrote it.
     """
     table_of = catalog.table_of_tag()
     entry = catalog.manifest.lanes[lane]
@@ -268,5 +270,4 @@ def replay_into(
             on_corruption=context.config.on_corruption,
         )
     except (WalError, msgspec.MsgspecError, KeyError) as e:
-        path = getattr(e, "path", directory)
-        raise CorruptionError(str(e), path=path, offset=getattr(e, "offset", 0)) from e
+        raise log_error(e, directory) from e
