@@ -139,9 +139,6 @@ class TableCheck:
         except CorruptionError as e:
             yield finding_of(self._kind, e, self._path)
             return
-        except msgspec.MsgspecError as e:
-            yield self._finding(self._entry.block_root[0], f"the block root cannot be decoded: {e}")
-            return
         self._blocks = self._table._block_root or []
         for before, block in pairwise(self._blocks):
             if before.offset + before.n_bytes != block.offset:
