@@ -6,6 +6,7 @@ beside it, synced, renamed over it, and its directory synced; so there is always
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ NAME = "MANIFEST"
 FORMAT_VERSION = 1
 _MAGIC = b"warpstore-manifest"
 _BYTES_MAX = 256 << 20
+_STORE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class SchemaEntry(msgspec.Struct, frozen=True):
@@ -119,10 +121,15 @@ def read(files: FileSystem, directory: str) -> Manifest:
         raise FormatVersionError(message, path=path)
     if words[2] != b"%08x" % crc32c(body):
         raise CorruptionError(f"{path}: offset 0: the checksum is wrong", path=path, offset=0)
+    at = len(head) + 1
     try:
-        return msgspec.json.decode(body, type=Manifest)
+        manifest = msgspec.json.decode(body, type=Manifest)
     except msgspec.MsgspecError as e:
-        raise CorruptionError(f"{path}: offset {len(head) + 1}: {e}", path=path, offset=len(head) + 1) from e
+        raise CorruptionError(f"{path}: offset {at}: {e}", path=path, offset=at) from e
+    if _STORE_ID.fullmatch(manifest.store_id) is None:
+        message = f"{path}: offset {at}: the store id is not 32 hexadecimal digits"
+        raise CorruptionError(message, path=path, offset=at)
+    return manifest
 
 
 def write(files: FileSystem, directory: str, manifest: Manifest) -> None:

@@ -322,7 +322,6 @@ def test_a_damaged_manifest_is_a_defect(store: Path) -> None:
         ({"next_tag": 2}, "the tag 2 is given 1 times, and the next to be given is 2"),
         ({"next_table": 1}, "the table number 1 is given 1 times, and the next to be given is 1"),
         ({"clean_lsns": [1, 2]}, "a clean close is recorded for 2 shards of 1"),
-        ({"store_id": "x"}, "the store id is not 32 hexadecimal digits"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_a_defect(changes: dict[str, Any], message: str, store: Path) -> None:

@@ -45,8 +45,6 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         yield f"there are {len(manifest.lanes)} lanes for {n_shards} shards"
     if len(manifest.clean_lsns) not in {0, n_shards}:
         yield f"a clean close is recorded for {len(manifest.clean_lsns)} shards of {n_shards}"
-    if len(manifest.store_id) != 32 or set(manifest.store_id) - set("0123456789abcdef"):
-        yield "the store id is not 32 hexadecimal digits"
     for shard, entry in enumerate(manifest.shards):
         if "/" in entry.name:
             yield f"the checkpoint of shard {shard} lies in another folder"
