@@ -5,7 +5,8 @@ store's lock, so that what it reads stands still; a store in use is refused. Wit
 owner: it loads one state of the files, and loads it again if the owner replaced a file meanwhile. What it then shows
 may include writes that are not durable yet, and of shards in several lanes each has its own moment.
 
-A state is the checkpoints, open, and what the log changed since, in memory: that is what bounds the memory used.
+A state is the checkpoints and their block files, open, and what the log changed since, in memory: that, and blocks of
+80 MiB at most, is what bounds the memory used.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from warpstore.locking import share
 from warpstore.manifest import Manifest
 from warpstore.plan import nearest
 from warpstore.scan import after_prefix
-from warpstore.stored_state import StoredState, TableCount
+from warpstore.stored_state import BlockCount, StoredState, TableCount
 from warpstore.stored_table import StoredRecord, StoredTable
 from warpstore.values import deadline_of, has_deadline
 
@@ -193,6 +194,18 @@ class StoredReader:
         state = self._load({table.number for table in self.tables.values()})
         try:
             return {name: state.count(table) for name, table in self.tables.items()}
+        finally:
+            state.release()
+
+    def block_counts(self) -> dict[int, BlockCount]:
+        """Return what the block files of each shard hold. The log is not read.
+
+        Raises:
+            CorruptionError, UnavailableError: as for `records`.
+        """
+        state = self._load(set())
+        try:
+            return state.block_counts()
         finally:
             state.release()
 

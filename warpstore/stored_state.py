@@ -1,4 +1,4 @@
-"""One state of a stored store: its checkpoints, open, and what the log changed since, in memory.
+"""One state of a stored store: its checkpoints and their block files, open, and what the log changed since, in memory.
 
 It is loaded once, from one manifest, by whoever reads a store without opening it; it writes nothing. Whether the files
 stayed as they were while it was loaded is for the caller to ask (see `warpstore.stored`).
@@ -7,19 +7,24 @@ stayed as they were while it was loaded is for the caller to ask (see `warpstore
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import msgspec
 
 from wal import FileSystem, WalError, replay
-from wal.format import NewerFormatError
 from wal.replay import segment_numbers
+from warpstore._native import MemoryPool
+from warpstore.blocks import BlockCache, BlockFiles
+from warpstore.blocks.format import RAW_BYTES_MAX
 from warpstore.catalog import Catalog
 from warpstore.checkpoint import Checkpoint, CheckpointTable, WouldBlock
-from warpstore.errors import CorruptionError, FormatVersionError, OpenError
+from warpstore.errors import CorruptionError
 from warpstore.keys import HotKey, key_hash, slot_of, slot_range
+from warpstore.log_error import log_error
 from warpstore.stored_table import StoredTable
 from warpstore.values import TOMBSTONE, has_deadline, split_payload
 
@@ -32,7 +37,7 @@ class TableCount:
         records: Its records; those whose deadline has passed count until a checkpoint drops them.
         expiring: Those of them that have a deadline.
         checkpointed: Records in the checkpoints.
-        checkpointed_bytes: Bytes of their values.
+        checkpointed_bytes: Bytes of their values, without the parts that are in block files.
         changed: Keys that the log changed since.
     """
 
@@ -41,6 +46,28 @@ class TableCount:
     checkpointed: int
     checkpointed_bytes: int
     changed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockCount:
+    """What the block files of a shard hold; they have the parts of all of its tables.
+
+    Attributes:
+        files: The files.
+        n_bytes: Their bytes.
+        parts: Parts in them.
+        live: Those that are of a record in any shard's checkpoint.
+    """
+
+    files: int
+    n_bytes: int
+    parts: int
+    live: int
+
+    @property
+    def useless(self) -> float:
+        """Share of the parts that no record has any more."""
+        return 1 - self.live / self.parts if self.parts else 0.0
 
 
 @dataclass(slots=True)
@@ -54,12 +81,23 @@ class _ShardState:
         return None if self.checkpoint is None else self.checkpoint.tables.get(table.number)
 
 
+BLOCKS_CACHED_BYTES = 4 * RAW_BYTES_MAX
+"""What decompressed blocks may take: as much as any block needs to be kept (see `BlockCache.put`)."""
+
+
 class StoredState:
     """What some tables of a store hold. Release it."""
 
-    def __init__(self, n_shards: int) -> None:
-        self._n_shards = n_shards
+    def __init__(self, files: FileSystem, layout: Catalog) -> None:
+        self._n_shards = len(layout.manifest.shards)
         self._shards: dict[int, _ShardState] = {}
+        self._blocks = BlockFiles(
+            files,
+            layout.block_directory,
+            store_id=layout.manifest.id_bytes,
+            cache=BlockCache(BLOCKS_CACHED_BYTES, MemoryPool()),
+            keeps_all=True,
+        )
 
     @classmethod
     def load(
@@ -70,7 +108,7 @@ class StoredState:
         Args:
             files: The file system.
             layout: The manifest, and where its files are.
-            tables: The numbers of the tables whose changes are wanted.
+            tables: The numbers of the tables whose changes are wanted; if there are none, the log is not read.
             key: Load only the shard of this key, and of the log only this key; None: all.
             is_live: Whether an owner may be writing the log.
 
@@ -81,13 +119,13 @@ class StoredState:
         """
         n_shards = len(layout.manifest.shards)
         wanted = [shard for shard in range(n_shards) if key is None or slot_of(key) in slot_range(shard, n_shards)]
-        state = cls(n_shards)
+        state = cls(files, layout)
         try:
             for shard in wanted:
-                state._shards[shard] = _ShardState(open_checkpoint(layout, files, shard), {})
+                state._shards[shard] = _ShardState(open_checkpoint(layout, files, shard, state._blocks), {})
             for lane in range(len(layout.manifest.lanes)):
                 mine = frozenset(wanted).intersection(layout.shards_of_lane(lane))
-                if mine and not layout.is_covered(lane):
+                if mine and tables and not layout.is_covered(lane):
                     state._replay(files, layout, lane, mine, tables, key, is_live=is_live)
         except BaseException:
             state.release()
@@ -143,7 +181,7 @@ class StoredState:
                 shard.checkpoint.release()
 
     def value(self, table: StoredTable, key: HotKey) -> bytes | None:
-        """Return the newest value under a key, `TOMBSTONE` if it was deleted, None if it was never there.
+        """Return the newest value under a key, whole; `TOMBSTONE` if it was deleted, None if it was never there.
 
         Raises:
             CorruptionError, UnavailableError: what is read is damaged, or cannot be read.
@@ -151,10 +189,17 @@ class StoredState:
         slot = slot_of(key)
         shard = next(shard for i, shard in self._shards.items() if slot in slot_range(i, self._n_shards))
         value = shard.changes.get(table.number, {}).get(key)
-        return _find(shard.cold(table), key) if value is None else value
+        if value is None:
+            value = _find(shard.cold(table), key)
+        return self._whole(value) if value else value
+
+    def _whole(self, value: bytes) -> bytes:
+        whole = self._blocks.whole(value, blocking=True)
+        assert not isinstance(whole, WouldBlock)
+        return whole
 
     def values(self, table: StoredTable, start: HotKey | None, stop: HotKey | None) -> Iterator[bytes]:
-        """Yield the newest values of the keys k with start <= k < stop in key order, without tombstones.
+        """Yield the newest values of the keys k with start <= k < stop in key order, whole, without tombstones.
 
         Raises:
             CorruptionError, UnavailableError: as for `value`.
@@ -163,7 +208,25 @@ class StoredState:
             _newest(shard.cold(table), shard.changes.get(table.number, {}), start, stop)
             for shard in self._shards.values()
         ]
-        return (value for _, value in heapq.merge(*runs) if value is not TOMBSTONE)
+        return (self._whole(value) for _, value in heapq.merge(*runs) if value is not TOMBSTONE)
+
+    def block_counts(self) -> dict[int, BlockCount]:
+        """Return what the block files of each shard hold."""
+        uses = {
+            shard: state.checkpoint.blocks if state.checkpoint else [] for shard, state in sorted(self._shards.items())
+        }
+        live: Counter[int] = Counter()
+        for use in chain.from_iterable(uses.values()):  # after another number of shards was asked for they share files
+            live[use.number] += use.n_live
+        return {
+            shard: BlockCount(
+                files=len(mine),
+                n_bytes=sum(self._blocks.n_bytes(use.number) for use in mine),
+                parts=sum(use.n_items for use in mine),
+                live=sum(live[use.number] for use in mine),
+            )
+            for shard, mine in uses.items()
+        }
 
     def count(self, table: StoredTable) -> TableCount:
         """Return how much a table holds; each key that the log changed is looked up in its checkpoint.
@@ -192,22 +255,16 @@ class StoredState:
         )
 
 
-def log_error(error: Exception, directory: str) -> OpenError:
-    """Return the error of warpstore for one of the log.
+def open_checkpoint(
+    layout: Catalog, files: FileSystem, shard: int, blocks: BlockFiles | None = None
+) -> Checkpoint | None:
+    """Return the checkpoint of a shard that the manifest names, or None if it names none.
 
     Args:
-        error: A `WalError`, or what a payload raised that is none.
-        directory: The lane's folder, named where the error names no file.
-    """
-    path = getattr(error, "path", directory)
-    if isinstance(error.__cause__, NewerFormatError):
-        return FormatVersionError(str(error), path=path)
-    text = str(error) if path in str(error) else f"{path}: {error}"
-    return CorruptionError(text, path=path, offset=getattr(error, "offset", 0))
-
-
-def open_checkpoint(layout: Catalog, files: FileSystem, shard: int) -> Checkpoint | None:
-    """Return the checkpoint of a shard that the manifest names, or None if it names none.
+        layout: The manifest, and where its files are.
+        files: The file system.
+        shard: The shard.
+        blocks: Keeps its block files open with it, or None.
 
     Raises:
         CorruptionError: it is missing, damaged, or another one than the manifest says.
@@ -217,7 +274,7 @@ def open_checkpoint(layout: Catalog, files: FileSystem, shard: int) -> Checkpoin
     if not entry.name:
         return None
     path = f"{layout.checkpoint_directory}/{entry.name}"
-    checkpoint = Checkpoint.open(files, path, store_id=layout.manifest.id_bytes, shard=shard)
+    checkpoint = Checkpoint.open(files, path, store_id=layout.manifest.id_bytes, shard=shard, blocks=blocks)
     if checkpoint.lsn != entry.lsn:
         checkpoint.release()
         message = f"{path}: offset 0: it ends at LSN {checkpoint.lsn}, the manifest says {entry.lsn}"
