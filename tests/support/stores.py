@@ -11,7 +11,7 @@ import warpstore as ws
 from tests.support.worlds import Blob, Reading, Token, User, World, users
 from wal import OsFileSystem
 from warpstore import manifest as manifests
-from warpstore.checkpoint.format import FOOTER_BYTES, PAGE_BYTES, Directory, checksum, unpack_footer
+from warpstore.checkpoint.format import FOOTER_BYTES, PAGE_BYTES, BlockUse, Directory, checksum, unpack_footer
 from warpstore.checkpoint.writer import CheckpointWriter
 from warpstore.keys import HotKey
 
@@ -77,8 +77,14 @@ def rewrite_page(checkpoint: Path, number: int, edit: Callable[[bytearray], obje
     return offset
 
 
-def replace_checkpoint(path: Path, table: int, records: Iterable[tuple[HotKey, bytes]], shard: int = 0) -> Path:
-    """Write a shard's checkpoint anew, with these records in this order."""
+def replace_checkpoint(
+    path: Path,
+    table: int,
+    records: Iterable[tuple[HotKey, bytes]],
+    shard: int = 0,
+    blocks: list[BlockUse] | None = None,
+) -> Path:
+    """Write a shard's checkpoint anew, with these records in this order and this list of block files."""
     files = OsFileSystem()
     manifest = manifests.read(files, str(path))
     target = path / "checkpoint" / manifest.shards[shard].name
@@ -86,7 +92,7 @@ def replace_checkpoint(path: Path, table: int, records: Iterable[tuple[HotKey, b
     file = files.create(str(target))
     writer = CheckpointWriter(file, store_id=manifest.id_bytes, shard=shard, salt=77)
     writer.write_table(table, records)
-    writer.finish(manifest.shards[shard].lsn)
+    writer.finish(manifest.shards[shard].lsn, blocks)
     file.close()
     return target
 

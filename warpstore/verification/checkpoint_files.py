@@ -28,7 +28,7 @@ class CheckpointFiles:
         for shard, entry in enumerate(stored.manifest.shards):
             path = f"{stored.layout.checkpoint_directory}/{entry.name}"
             try:
-                checkpoint = _opened(stored, shard)
+                checkpoint = opened_checkpoint(stored, shard)
             except (OpenError, OSError) as e:
                 yield finding_of(self.name, e, path)
                 continue
@@ -47,7 +47,7 @@ class CheckpointFiles:
                 checkpoint.release()
 
 
-def _opened(stored: StoredReader, shard: int) -> Checkpoint | None:
+def opened_checkpoint(stored: StoredReader, shard: int) -> Checkpoint | None:
     """Open the checkpoint of a shard; beside an owner, the one that has taken its place if it is gone."""
     while shard < len(stored.manifest.shards):
         entry = stored.manifest.shards[shard]

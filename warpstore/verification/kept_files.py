@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from warpstore import manifest as manifests
 from warpstore.catalog import CHECKPOINT_SUFFIX
 from warpstore.stored import StoredReader
+from warpstore.verification.block_files import stray_block_files
 from warpstore.verification.file_kind import Advance, Finding
 from warpstore.verification.log_files import LogFiles
 
@@ -26,6 +27,7 @@ class SpareFiles:
         for lane in range(len(stored.manifest.lanes)):
             found += _in_folder(stored, layout.lane_directory(lane))
         found += [p for p in _in_folder(stored, layout.checkpoint_directory) if p.endswith(CHECKPOINT_SUFFIX)]
+        found += stray_block_files(stored)
         found += _in_folder(stored, f"{stored.path}/dump")
         temporary = f"{stored.path}/{manifests.NAME}.new"
         found += [temporary] if stored.files.exists(temporary) else []

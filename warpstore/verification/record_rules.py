@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from warpstore.keys import slot_of, slot_range
+from warpstore.parts import head_of, is_split_value, parts_of, places_of
 from warpstore.stored import StoredReader
-from warpstore.values import TOMBSTONE, split_payload
+from warpstore.stored_table import StoredTable
+from warpstore.values import DEADLINE_BYTES, TOMBSTONE, has_deadline, split_payload
 
 
 class RecordRules:
@@ -43,8 +45,30 @@ class RecordRules:
             return f"the record does not belong to shard {shard}"
         if value is TOMBSTONE:
             return None
+        if is_split_value(value):
+            return (
+                "the record has parts in block files, as none has in the log"
+                if table is None
+                else _split(stored, value)
+            )
         try:
             stored.record(value)
         except ValueError as e:
             return str(e)
         return None
+
+
+def _split(table: StoredTable, value: bytes) -> str | None:
+    """Return what is wrong with a split value, so far as can be said without its parts."""
+    body = value[DEADLINE_BYTES:] if has_deadline(value) else value
+    try:
+        places = places_of(body)
+        head = msgspec.msgpack.decode(head_of(body))
+    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, ValueError, RecursionError) as e:
+        return f"the head of the record is damaged: {e}"
+    plans = parts_of(table.schemas[head[0]])
+    if len(places) != len(plans):
+        return f"the record has {len(places)} parts, its schema has {len(plans)}"
+    if len(head) != plans[0].first:
+        return f"the head of the record has {len(head)} elements, its schema has {plans[0].first}"
+    return None

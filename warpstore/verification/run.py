@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from warpstore import manifest as manifests
 from warpstore.errors import CorruptionError
 from warpstore.stored import StoredReader
+from warpstore.verification.block_files import BlockFileKind
 from warpstore.verification.checkpoint_files import CheckpointFiles
 from warpstore.verification.file_kind import Advance, FileKind, Finding, finding_of
 from warpstore.verification.kept_files import QuarantineFiles, SpareFiles
@@ -18,6 +19,7 @@ FILE_KINDS: tuple[FileKind, ...] = (
     ManifestFile(),
     LogFiles(),
     CheckpointFiles(),
+    BlockFileKind(),
     SpareFiles(),
     QuarantineFiles(),
 )
@@ -76,7 +78,8 @@ def verify(stored: StoredReader, tell: Callable[[Finding], None], advance: Advan
         advance: Called with the bytes verified since the last call.
 
     Cost:
-        All files are read; memory for two log segments, and 8 bytes an index page of one shard.
+        All files are read, checkpoints and block files twice; memory for two log segments, 8 bytes an index page of one
+        shard, and of its block files 16 bytes a block, a bit an item, and blocks of 80 MiB at most.
     """
     reports: list[KindReport] = []
     for kind in FILE_KINDS:
