@@ -12,7 +12,7 @@ from warpstore.cli.output import print_json, print_table, size
 from warpstore.cli.progress import progress
 from warpstore.locking import Owner, owner_of
 from warpstore.stored import StoredReader
-from warpstore.stored_state import TableCount
+from warpstore.stored_state import BlockCount, TableCount
 from warpstore.verification import FILE_KINDS, file_use
 
 
@@ -29,14 +29,17 @@ def info(
         owner = owner_of(stored.files, stored.path)
         with progress("counting records", hidden=json):
             counts = {} if quick else stored.counts()
-        facts = _facts(stored, owner, counts)
+            blocks = stored.block_counts()
+        facts = _facts(stored, owner, counts, blocks)
     if json:
         print_json(facts)
     else:
         _show(facts)
 
 
-def _facts(stored: StoredReader, owner: Owner | None, counts: dict[str, TableCount]) -> dict[str, Any]:
+def _facts(
+    stored: StoredReader, owner: Owner | None, counts: dict[str, TableCount], blocks: dict[int, BlockCount]
+) -> dict[str, Any]:
     manifest, layout = stored.manifest, stored.layout
     uses = [file_use(stored, kind) for kind in FILE_KINDS]
     return {
@@ -48,7 +51,12 @@ def _facts(stored: StoredReader, owner: Owner | None, counts: dict[str, TableCou
         "clean": stored.is_clean and owner is None,
         "epoch": manifest.epoch,
         "shards": [
-            {"shard": shard, "checkpoint": entry.name or None, "lsn": entry.lsn}
+            {
+                "shard": shard,
+                "checkpoint": entry.name or None,
+                "lsn": entry.lsn,
+                "blocks": _blocks(blocks[shard]) if shard in blocks else None,
+            }
             for shard, entry in enumerate(manifest.shards)
         ],
         "lanes": [
@@ -58,6 +66,16 @@ def _facts(stored: StoredReader, owner: Owner | None, counts: dict[str, TableCou
         "tables": [_table(stored, name, counts.get(name)) for name in stored.tables],
         "files": {use.kind: {"files": use.n_files, "bytes": use.n_bytes} for use in uses},
         "bytes": sum(use.n_bytes for use in uses),
+    }
+
+
+def _blocks(count: BlockCount) -> dict[str, Any]:
+    return {
+        "files": count.files,
+        "bytes": count.n_bytes,
+        "parts": count.parts,
+        "live": count.live,
+        "useless": round(count.useless, 4),
     }
 
 
@@ -107,3 +125,14 @@ def _show(facts: dict[str, Any]) -> None:
     print_table(
         ("files", "number", "size"), [(k, use["files"], size(use["bytes"])) for k, use in facts["files"].items()]
     )
+    blocks = [(str(shard["shard"]), shard["blocks"]) for shard in facts["shards"]]
+    if any(use and use["files"] for _, use in blocks):
+        typer.echo("")
+        print_table(
+            ("shard", "block files", "size", "parts", "useless"),
+            [
+                (shard, use["files"], size(use["bytes"]), use["parts"], f"{use['useless']:.1%}")
+                for shard, use in blocks
+                if use
+            ],
+        )
