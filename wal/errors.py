@@ -12,9 +12,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class WalError(Exception):
-    """The root of every error of the log."""
+    """The root of every error of the log.
+
+    Attributes:
+        is_loggable: Its messages name files, offsets and causes; what is in a payload the log does not know.
+    """
+
+    is_loggable: ClassVar[bool] = True
 
 
 class LogCorruptError(WalError):

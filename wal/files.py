@@ -75,7 +75,7 @@ class DurableWriter(Protocol):
 
 
 class Lock(Protocol):
-    """An exclusive lock that its process holds until it closes it or dies."""
+    """A lock that its process holds until it closes it or dies."""
 
     def close(self) -> None:
         """Let the lock go (in the owner), or only this copy of it (in a forked child)."""
@@ -116,6 +116,9 @@ class FileSystem(Protocol):
 
     def lock(self, path: str, owner: bytes) -> Lock:
         """Take the lock file, writing ``owner`` into it; held by another process: `BlockingIOError`."""
+
+    def lock_shared(self, path: str) -> Lock:
+        """Share an existing lock file with other readers, writing nothing; held by its owner: `BlockingIOError`."""
 
     def durable_writer(self, loop: asyncio.AbstractEventLoop) -> DurableWriter:
         """Return the quickest durable writer that works here."""
@@ -220,16 +223,21 @@ class OsFile:
 
 
 class OsLock:
-    """A lock file under ``flock``, which a close of another descriptor cannot lose, as it would lose ``lockf``."""
+    """A lock file under ``flock``, which a close of another descriptor cannot lose, as it would lose ``lockf``.
+
+    Without an owner to write into it, the lock is shared, and the file only read.
+    """
 
     __slots__ = ("_fd",)
 
-    def __init__(self, path: str, owner: bytes) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+    def __init__(self, path: str, owner: bytes | None) -> None:
+        access = os.O_RDONLY if owner is None else os.O_RDWR | os.O_CREAT
+        self._fd = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, owner, 0)
+            fcntl.flock(self._fd, (fcntl.LOCK_SH if owner is None else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            if owner is not None:
+                os.ftruncate(self._fd, 0)
+                os.pwrite(self._fd, owner, 0)
         except OSError:
             self.close()
             raise
@@ -282,6 +290,9 @@ class OsFileSystem:
 
     def lock(self, path: str, owner: bytes) -> OsLock:
         return OsLock(path, owner)
+
+    def lock_shared(self, path: str) -> OsLock:
+        return OsLock(path, None)
 
     def durable_writer(self, loop: asyncio.AbstractEventLoop) -> DurableWriter:
         from wal.aio import AioWriter, ThreadWriter

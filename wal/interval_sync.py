@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from wal.events import log_event
 from wal.files import File
 from wal.lane_config import Runner
 from wal.segment import Segment
@@ -121,7 +122,7 @@ class IntervalSync:
         try:
             self._loop.call_soon_threadsafe(self._heard, *outcome)
         except RuntimeError:
-            logger.warning("event=synced_after_loop_closed path=%s", self.files[-1].path)
+            log_event(logger, logging.WARNING, "synced_after_loop_closed", path=self.files[-1].path)
 
     async def sync(self) -> None:
         """Return when everything written before the call is durable, or the sync has failed and that was told."""

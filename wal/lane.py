@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import TypeGuard
 
 from wal.errors import LogClosedError, LogFullError, LogPoisonedError, WalError
+from wal.events import log_event
 from wal.files import DurableWriter
 from wal.format import HEADER_BYTES, SECTOR_BYTES, Kind, frame_bytes, pack_frame
 from wal.interval_sync import IntervalSync, Written
@@ -160,6 +161,16 @@ class Lane:
     def lsn_taken(self, stream: Stream) -> int:
         """Return the LSN of the last record that this lane took from a stream, written or not."""
         return stream.lsn_next - 1 + sum(len(payloads) for held, payloads in self._held if held is stream)
+
+    @property
+    def end(self) -> int:
+        """The position where the next group goes."""
+        return self._active.end
+
+    @property
+    def waits_for_space(self) -> bool:
+        """Whether what is held waits for room on the disk."""
+        return self._stalled and (self._full is not None or self._next.error is not None)
 
     @property
     def error(self) -> WalError | None:
@@ -601,7 +612,7 @@ class Lane:
             return
         error = LogPoisonedError(f"writing the log in {self.segments.directory} failed: {cause}")
         error.__cause__ = cause
-        logger.error("event=lane_poisoned directory=%s error=%s", self.segments.directory, cause)
+        log_event(logger, logging.ERROR, "lane_poisoned", directory=self.segments.directory, error=cause)
         self._fail(error)
         self._on_poisoned(error)
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from wal.events import log_event
 from wal.lane_config import Runner
 from wal.segment import Segment, Segments
 
@@ -83,7 +84,7 @@ class NextSegment:
             made = await self._run(lambda: self._segments.make(number, n_bytes, durable=durable))
         except OSError as e:
             if not self._closed:
-                logger.warning("event=segment_not_made number=%d error=%s", number, e)
+                log_event(logger, logging.WARNING, "segment_not_made", number=number, error=e)
                 self.error = e
                 self._retry = self._loop.call_later(RETRY_S, self._try_again)
         else:

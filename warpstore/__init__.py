@@ -58,8 +58,9 @@ from warpstore.errors import (
     WrongThreadError,
 )
 from warpstore.interchange import ArrowBatches
+from warpstore.observe.prometheus import prometheus_collector
 from warpstore.record import Record
-from warpstore.statistics import StoreStatistics
+from warpstore.statistics import LaneStatistics, ShardStatistics, StoreStatistics, TableStatistics
 from warpstore.store import Store, open  # noqa: A004 - it is used as ws.open
 from warpstore.strategy import Strategy
 from warpstore.synchronous import SyncStore, SyncTable, open_sync
@@ -95,6 +96,7 @@ __all__ = [
     "Key",
     "KeyExistsError",
     "KeyNotFoundError",
+    "LaneStatistics",
     "LimitError",
     "Memory",
     "MemoryLimitError",
@@ -109,6 +111,7 @@ __all__ = [
     "RowError",
     "SchemaError",
     "SchemaMismatchError",
+    "ShardStatistics",
     "ShardUnavailableError",
     "Store",
     "StoreInUseError",
@@ -117,6 +120,7 @@ __all__ = [
     "SyncStore",
     "SyncTable",
     "Table",
+    "TableStatistics",
     "TargetExistsError",
     "Temporal",
     "UnavailableError",
@@ -129,5 +133,6 @@ __all__ = [
     "derived",
     "open",
     "open_sync",
+    "prometheus_collector",
     "restore",
 ]

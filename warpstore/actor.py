@@ -23,6 +23,7 @@ import logging
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, Generic, TypeVar, cast
 
+from wal import log_event
 from warpstore.clock import Clock, SystemClock
 from warpstore.errors import ActorStoppedError, CallTimeoutError, UsageError
 from warpstore.mailbox import BYTES_MAX, MESSAGES_MAX, Batch, Mailbox
@@ -459,7 +460,7 @@ class Actor(Process, Generic[M, R]):
         if call is not None:
             call.fail(error.error)
         else:
-            logger.warning("cast_refused actor=%s error=%s", self.name, type(error.error).__name__)
+            log_event(logger, logging.WARNING, "cast_refused", actor=self.name, error=error.error)
 
     # How an actor ends.
 
@@ -503,7 +504,7 @@ class Actor(Process, Generic[M, R]):
         batch, self._batch = self._batch, None
         work, self._work = self._work, None
         if isinstance(reason, BaseException):
-            logger.error("actor_crashed name=%s error=%s at=%s", self.name, type(reason).__name__, _origin(reason))
+            log_event(logger, logging.ERROR, "actor_crashed", actor=self.name, error=reason, at=_origin(reason))
             try:
                 self.on_crash(reason)
             except Exception as error:  # noqa: BLE001 - the callers still have to be told

@@ -163,10 +163,12 @@ class Computed(Marker):
     """The field is computed from others and stored with its record.
 
     Attributes:
-        f: Called with the record; with ``batch=True`` with an object whose attributes are the columns of ``of`` as
-            NumPy arrays, and it returns one array of as many rows.
+        f: Called with the record, and returns the field's value. With ``batch=True`` called with an object whose
+            attributes are the columns of ``of``, a row each record: NumPy arrays for fields of fixed width (float64,
+            int64, bool, or the dtype of a `Gpu` column), lists for others. It returns a column, array or list, of as
+            many rows. It must treat every row by itself, and change no column.
         of: The fields it depends on; it is renewed when one of them changes.
-        batch: Whether ``f`` takes columns instead of one record.
+        batch: Whether ``f`` takes columns instead of one record. `put_many` calls it for up to 1,024 records at once.
     """
 
     f: Callable[[Any], Any]

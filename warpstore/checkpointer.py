@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from wal import Lane, Segments, WalError
+from wal import Lane, Segments, WalError, log_event
 from warpstore.actor import Actor, Call
 from warpstore.checkpoint import Checkpoint, CheckpointJob, ShardJob, TableJob
 from warpstore.checkpoint.job import LogJob
@@ -39,14 +39,12 @@ class Checkpointer(Actor[str, None]):
     """Writes checkpoints on request, and when the log has grown enough.
 
     Attributes:
-        n_done: Checkpoints written since the store was opened.
-        last_error: Why the last one failed, or None.
+        n_done: Checkpoints that it wrote; those of the store are counted in its `CheckpointHistory`.
     """
 
     def __init__(self, context: StoreContext, catalog: Catalog) -> None:
         super().__init__("checkpointer", loop=context.loop, clock=context.clock)
         self.n_done = 0
-        self.last_error: Exception | None = None
         self._context = context
         self._catalog = catalog
         self._log_bytes_done = 0
@@ -79,14 +77,28 @@ class Checkpointer(Actor[str, None]):
     async def _answer(self, messages: list[str | Call[str, None]]) -> None:
         """One checkpoint answers all who asked."""
         error: Exception | None = None
+        reason = next(message.message if isinstance(message, Call) else message for message in messages)
+        history, tracing = self._context.checkpoints, self._context.tracing
+        under, links = tracing.asked()
+        history.began()
         try:
-            await self._write()
+            told = {"warpstore.reason": reason}
+            with tracing.span("checkpoint", under=under, links=links, attributes=told) as span:
+                await self._write()
+                n_bytes = sum(s.checkpoint.n_bytes for s in self._context.shards.values() if s.checkpoint)
+                span.set("warpstore.checkpoint_bytes", n_bytes)
             self.n_done += 1
+            history.done(n_bytes)
+            seconds = history.last_s
+            log_event(logger, logging.INFO, "checkpoint_written", reason=reason, bytes=n_bytes, seconds=seconds)
         except (WarpstoreError, WalError, OSError) as e:
             error = e if isinstance(e, WarpstoreError) else UnavailableError(f"the checkpoint failed: {e}")
             error.__cause__ = None if error is e else e
-            logger.warning("event=checkpoint_failed error=%s", e)
-        self.last_error = error
+            history.failed(error)
+            log_event(logger, logging.WARNING, "checkpoint_failed", reason=reason, error=e)
+        except BaseException as e:
+            history.failed(e)
+            raise
         self._context.caps.checkpointed(error)
         for message in messages:
             if isinstance(message, Call):
@@ -122,7 +134,8 @@ class Checkpointer(Actor[str, None]):
             else:
                 logs, first = [], []
                 for keeper in context.lanes:
-                    assert keeper.lane is not None
+                    if keeper.lane is None:
+                        raise UnavailableError(f"lane {keeper.index} is being closed or recovered")
                     sealed = await keeper.lane.cut(partial(cut_lane, keeper.index, keeper.lane))
                     directory = catalog.lane_directory(keeper.index)
                     start = catalog.manifest.lanes[keeper.index].first

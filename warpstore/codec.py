@@ -16,8 +16,10 @@ from uuid import UUID
 
 import msgspec
 
+from gpu_kernels import Backend, NumpyBackend
 from warpstore._native import adopt
 from warpstore.annotations import Disk, Ephemeral
+from warpstore.batch_computed import BulkFill
 from warpstore.checks import Source, indented
 from warpstore.errors import ValidationError
 from warpstore.explain import explain_value
@@ -79,6 +81,8 @@ class Codec(Generic[R]):
             ``Computed`` function raises goes through.
         encode_changed: ``(record, changed)``, the same, but computed fields are renewed only if a field they depend on
             is in the frozenset ``changed``.
+        fill: ``(records)``: sets the computed fields that take columns, for all at once; None if there are none.
+        encode_filled: As ``encode``, for a record that ``fill`` has had; ``encode`` itself if there is no ``fill``.
         route: ``(key) -> (slot, hot key)``; ``ValidationError`` for a key of another type or beyond the limit.
         routes: ``(keys) -> [(slot, hot key), ...]`` in order.
         decode: ``(value) -> record`` of an array without TTL prefix; ``msgspec.DecodeError`` for anything else.
@@ -89,6 +93,7 @@ class Codec(Generic[R]):
     """
 
     __slots__ = (
+        "_backend",
         "_parse_many",
         "_project",
         "_read_key",
@@ -97,7 +102,9 @@ class Codec(Generic[R]):
         "decode",
         "encode",
         "encode_changed",
+        "encode_filled",
         "ephemeral",
+        "fill",
         "parse",
         "plan",
         "route",
@@ -108,13 +115,15 @@ class Codec(Generic[R]):
 
     encode: Callable[[R], tuple[int, HotKey, bytes]]
     encode_changed: Callable[[R, frozenset[str]], tuple[int, HotKey, bytes]]
+    fill: BulkFill | None
+    encode_filled: Callable[[R], tuple[int, HotKey, bytes]]
     route: Callable[[Any], tuple[int, HotKey]]
     routes: Callable[[Iterable[Any]], list[tuple[int, HotKey]]]
     decode: Callable[[bytes | memoryview], R]
     parse: Callable[[bytes | memoryview], Any]
     copy: Callable[[R], R] | None
 
-    def __init__(self, plan: Plan[R], tag: int) -> None:
+    def __init__(self, plan: Plan[R], tag: int, backend: Backend | None = None) -> None:
         if type(tag) is not int or not 0 <= tag < 2**63:
             raise ValueError(f"tag={tag!r}: a schema id is an int from 0 to 2^63 - 1")
         self.plan = plan
@@ -122,13 +131,20 @@ class Codec(Generic[R]):
         self.stored_names = plan.stored_fields
         encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
         source = Source()
-        writer = EncodeWriter(plan, tag, encode, source)
+        self._backend = NumpyBackend() if backend is None else backend
+        writer = EncodeWriter(plan, tag, encode, source, self._backend)
         texts = [writer.text("encode", "r"), writer.text("encode_changed", "r, changed"), *route_text(plan, source)]
-        names = ["encode", "encode_changed", "route", "routes"]
+        names = ["encode", "encode_changed", "route", "routes", *writer.bulk_names()]
         label = f"{plan.record_type.__name__} codec"
-        self.encode, self.encode_changed, self.route, self.routes = compile_source(source, label, texts, names)
+        self.encode, self.encode_changed, self.route, self.routes, *bulk = compile_source(
+            source, label, [*texts, *writer.bulk_texts()], names
+        )
         self.encode = plain_encoder(plan, tag, encode, self.encode)
-        self.decode = reader(plan, tag, plan.schema)
+        self.fill, self.encode_filled = None, self.encode
+        if bulk:
+            self.encode_filled, prepare, *steps = bulk
+            self.fill = writer.bulk_fill(prepare, steps)
+        self.decode = reader(plan, tag, plan.schema, self._backend)
         bare = bare_readers(plan, tag)
         self.parse = self.decode if bare is None else bare[0]
         self._parse_many = None if bare is None else bare[1]
@@ -187,7 +203,7 @@ class Codec(Generic[R]):
         Raises:
             IncompatibleSchemaError: this type cannot read them.
         """
-        return reader(self.plan, tag, schema)
+        return reader(self.plan, tag, schema, self._backend)
 
     def needs_whole(self, fields: Iterable[str]) -> bool:
         """Return whether these fields cannot be read without the parts of a record that are elsewhere."""
@@ -204,6 +220,11 @@ class Codec(Generic[R]):
             ValidationError: a name is unknown; the nearest one is suggested.
         """
         return self._project(fields)
+
+    @property
+    def n_projections(self) -> int:
+        """Functions that `project` keeps."""
+        return self._project.cache_info().currsize
 
     def set_fields(self, record: R, changes: dict[str, Any]) -> None:
         """Set fields of ``record``; nothing is set if a name is wrong. The values are checked by the next ``encode``.

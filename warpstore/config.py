@@ -60,6 +60,8 @@ class Config:
         stop_timeout_s: Seconds that closing waits for a shard.
         on_corruption: What to do about durable bytes that are damaged. "refuse": open fails; "point_in_time": the log
             ends before the damage; "salvage": what is damaged is left out.
+        trace_calls: Whether every call of a table makes an OpenTelemetry span, some 20 us each, beside those for what
+            takes long. It needs the extra ``[tracing]``.
     """
 
     durability: Durability = "fsync"
@@ -81,6 +83,7 @@ class Config:
     restart_period_s: float = 5.0
     stop_timeout_s: float = 30.0
     on_corruption: OnCorruption = "refuse"
+    trace_calls: bool = False
 
     def __post_init__(self) -> None:
         _one_of(self, "durability", ("fsync", "interval", "memory"))
@@ -98,6 +101,8 @@ class Config:
         _within(self, "record_cache_entries", 0, 1 << 24)
         _within(self, "block_cache_bytes", 0, 1 << 60)
         _within(self, "restart_intensity", 1, 1 << 20)
+        if type(self.trace_calls) is not bool:
+            raise ConfigError(f"trace_calls={self.trace_calls!r}: must be True or False", setting="trace_calls")
         entries = self.record_cache_entries
         if entries & (entries - 1):
             raise ConfigError(

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gpu_kernels import NumpyBackend
+from gpu_kernels import Backend, NumpyBackend
 from wal import FileSystem, Lock
 from warpstore._native import MemoryPool
 from warpstore.blocks import BlockFiles
@@ -23,6 +23,8 @@ from warpstore.hot_tier import HotTier, Loaded, Snapshot
 from warpstore.keys import HotKey, key_hash
 from warpstore.lane_keeper import LaneKeeper
 from warpstore.memory_cap import MemoryCaps
+from warpstore.observe.checkpoint_history import CheckpointHistory
+from warpstore.observe.tracing import Tracing
 from warpstore.routes import TableRoutes
 from warpstore.shard import Shard
 from warpstore.strategy import Strategy
@@ -52,6 +54,9 @@ class StoreContext:
         checkpointer: What writes the checkpoints.
         closed: Why no call is served any more, or None.
         read_only: Why no write is served any more, or None.
+        checkpoints: What became of the checkpoints.
+        tracing: Makes spans.
+        opened_s: When it was opened, on the monotonic clock.
         caps: The caps on memory.
         blocks: The block files that checkpoints use.
         strategies: The policies of the tables that have a class, by name.
@@ -61,7 +66,13 @@ class StoreContext:
     """
 
     def __init__(
-        self, path: str, loop: asyncio.AbstractEventLoop, config: Config, environment: Environment, lock: Lock
+        self,
+        path: str,
+        loop: asyncio.AbstractEventLoop,
+        config: Config,
+        environment: Environment,
+        lock: Lock,
+        tracing: Tracing,
     ) -> None:
         self.path = path
         self.loop = loop
@@ -79,6 +90,9 @@ class StoreContext:
         self.closed: WarpstoreError | None = None
         self.read_only: WarpstoreError | None = None
         self.lock = lock
+        self.checkpoints = CheckpointHistory(environment.clock)
+        self.tracing = tracing
+        self.opened_s = environment.clock.monotonic()
         self.caps = MemoryCaps(self, config.ram, config.block_cache_bytes)
         self.blocks: BlockFiles
         self.strategies: dict[str, Strategy] = {}
@@ -86,7 +100,7 @@ class StoreContext:
         self.on_growth: Callable[[], None] | None = None
         self.installing = asyncio.Lock()
         self._fed: list[GpuTier] = []
-        self._backend: NumpyBackend | None = None
+        self._backend: Backend | None = None
         self._runner: Runner = environment.runner(loop)
         _open_contexts.add(self)
 
@@ -170,11 +184,16 @@ class StoreContext:
 
     # Columns
 
-    def gpu_tier(self, codec: Codec[Any], older: Mapping[int, Callable[[Any], Any]]) -> GpuTier:
-        """Return a new GPU tier for a table, with the decoders of its older schemas by tag."""
+    @property
+    def backend(self) -> Backend:
+        """What works on columns: of the slabs, and of fields that are computed in batches."""
         if self._backend is None:
             self._backend = NumpyBackend()
-        tier = GpuTier(self, codec, self._backend, older)
+        return self._backend
+
+    def gpu_tier(self, codec: Codec[Any], older: Mapping[int, Callable[[Any], Any]]) -> GpuTier:
+        """Return a new GPU tier for a table, with the decoders of its older schemas by tag."""
+        tier = GpuTier(self, codec, self.backend, older)
         self.gpu_tiers.append(tier)
         return tier
 

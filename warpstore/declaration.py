@@ -20,11 +20,11 @@ from warpstore.annotations import Auto, Computed, Disk, Ephemeral, Gpu, Key, Mar
 from warpstore.checks import Kind
 from warpstore.containers import Sequence, StructKind
 from warpstore.errors import SchemaError, ValidationError
-from warpstore.gpu_fields import ColumnKind, column_of
+from warpstore.gpu_fields import column_of
 from warpstore.kinds import KindBuilder, hints_of
 from warpstore.parts import part_order
 from warpstore.plan import ComputedField, FieldPlan, GpuField, Plan, TemporalField, nearest
-from warpstore.scalars import Float, Scalar
+from warpstore.scalars import Scalar
 from warpstore.schema import FieldSchema, KeyKind, Schema
 from warpstore.strategy import Strategy
 from warpstore.variants import Constrained
@@ -241,10 +241,6 @@ def _computed(cls: type, fields: Mapping[str, FieldPlan]) -> tuple[ComputedField
                 raise SchemaError(
                     f"{where}: Computed of {other!r}, which is Ephemeral; what is stored cannot hang on it"
                 )
-            if marker.batch and not _numeric(fields[other]):
-                raise SchemaError(f"{where}: Computed(batch=True) of {other!r}, which is no single float, int or bool")
-        if marker.batch and not _numeric(fields[name]):
-            raise SchemaError(f"{where}: Computed(batch=True) gives a single float, int or bool")
         depends = frozenset[str]().union(*(visit(other) for other in marker.of))
         on_the_way.pop()
         done[name] = ComputedField(name, marker.f, marker.of, depends, marker.batch)
@@ -253,11 +249,6 @@ def _computed(cls: type, fields: Mapping[str, FieldPlan]) -> tuple[ComputedField
     for name in fields:
         visit(name)
     return tuple(done.values())
-
-
-def _numeric(field: FieldPlan) -> bool:
-    kind = field.kind.base if isinstance(field.kind, ColumnKind) else field.kind
-    return isinstance(kind, Float) or (type(kind) is Scalar and kind.cls in (int, float, bool))
 
 
 def _field_schema(field: FieldPlan) -> FieldSchema:
@@ -277,5 +268,6 @@ def _field_schema(field: FieldPlan) -> FieldSchema:
         options=options,
         has_default=field.has_default,
         computed_of=field.computed.of if field.computed is not None else (),
+        computed_batch=field.computed is not None and field.computed.batch,
         renamed_from=field.renamed_from,
     )

@@ -182,7 +182,10 @@ class OpenError(WarpstoreError):
 
     Attributes:
         path: The path at fault.
+        is_loggable: Its messages name files and offsets, nothing stored.
     """
+
+    is_loggable: ClassVar[bool] = True
 
     def __init__(self, message: str, *, path: str) -> None:
         super().__init__(message)

@@ -12,16 +12,16 @@ import linecache
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-import numpy as np
 
+from gpu_kernels import Backend
 from warpstore import containers
 from warpstore._native import Copier, Encoder, slot_of
 from warpstore.annotations import Temporal
-from warpstore.checks import Kind, Mismatch, Source, fail, indented
+from warpstore.batch_computed import BatchFunction, BulkFill, needed_by_batches
+from warpstore.checks import Kind, Mismatch, Source, indented
 from warpstore.explain import (
     RECORD_BYTES_MAX,
     explain_key,
@@ -59,10 +59,17 @@ def compile_source(
 
 
 class EncodeWriter:
-    """Writes ``encode`` and ``encode_changed`` of one plan and schema id."""
+    """Writes ``encode`` and its kin of one plan and schema id."""
 
-    def __init__(self, plan: Plan[Any], tag: int, encode: Callable[[Any], bytes], source: Source) -> None:
+    def __init__(
+        self, plan: Plan[Any], tag: int, encode: Callable[[Any], bytes], source: Source, backend: Backend
+    ) -> None:
         self._plan = plan
+        self._filled = needed_by_batches(plan)
+        self._functions: dict[str, Callable[[Any], Any]] = {
+            computed.name: BatchFunction(plan, computed, backend) if computed.batch else computed.f
+            for computed in plan.computed_fields
+        }
         self._tag = tag
         self._source = source
         self._stored = [plan.fields[name] for name in plan.stored_fields]
@@ -81,8 +88,14 @@ class EncodeWriter:
             "too_long": partial(too_long, plan),
         }
 
-    def text(self, name: str, arguments: str) -> str:
-        """Return the text of one of the two functions; ``changed`` among the arguments renews only what it must."""
+    def text(self, name: str, arguments: str, *, filled: bool = False) -> str:
+        """Return the text of one of the functions that encode.
+
+        Args:
+            name: Its name.
+            arguments: Its arguments; with ``changed`` among them it renews only what it must.
+            filled: Whether the fields that `bulk_texts` sets are set and checked already.
+        """
         given = [field for field in self._stored if field.computed is None]
         lines = ["if type(r) is not cls: raise wrong_type(r)", "try:", *indented(self._load(given))]
         writes = self._writes(given)
@@ -91,7 +104,10 @@ class EncodeWriter:
         if writes or self._plan.computed_fields:
             lines += [f"except Exception as error: raise {explain}(r, error) from None", *writes]
             for computed in self._plan.computed_fields:
-                lines += self._compute(computed, renew_all="changed" not in arguments)
+                if filled and computed.name in self._filled:
+                    lines.append(f"{self._local[computed.name]} = r.{computed.name}")
+                else:
+                    lines += self._compute(computed, renew_all="changed" not in arguments)
             lines += ["try:"]
             explain = "explain_all"
         lines += [
@@ -102,12 +118,61 @@ class EncodeWriter:
         ]
         return "\n".join([f"def {name}({arguments}):", *indented(lines)])
 
+    # Many records at once
+
+    def bulk_names(self) -> list[str]:
+        """Return the names of the functions that `bulk_texts` writes; none where no field takes columns."""
+        if not self._filled:
+            return []
+        computed = [c.name for c in self._plan.computed_fields if c.name in self._filled]
+        return ["encode_filled", "prepare", *(f"step_{self._local[name]}" for name in computed)]
+
+    def bulk_texts(self) -> list[str]:
+        """Return the text of the functions behind a `BulkFill`, and of the ``encode`` for what it has filled."""
+        if not self._filled:
+            return []
+        computed = [c for c in self._plan.computed_fields if c.name in self._filled]
+        needed = frozenset[str]().union(*(c.depends_on for c in computed))
+        given = [field for field in self._stored if field.computed is None and field.name in needed]
+        prepare = [
+            "if type(r) is not cls: raise wrong_type(r)",
+            "try:",
+            *indented(self._load_checked(given) or ["pass"]),
+        ]
+        prepare += ["except Exception as error: raise explain_given(r, error) from None", *self._writes(given)]
+        texts = [self.text("encode_filled", "r", filled=True), "\n".join(["def prepare(r):", *indented(prepare)])]
+        for field in computed:
+            v = self._local[field.name]
+            if not field.batch:
+                step = [f"def step_{v}(r):", *indented(self._compute(field, renew_all=True))]
+            else:
+                plan = self._plan.fields[field.name]
+                check = ["try:", *indented(self._check(plan)), self._refuse(plan, v), f"return {v}"]
+                step = [f"def step_{v}({v}):", *indented(check)]
+            texts.append("\n".join(step))
+        return texts
+
+    def bulk_fill(self, prepare: Callable[[Any], None], steps: Sequence[Callable[[Any], Any]]) -> BulkFill:
+        """Return the `BulkFill` of the compiled functions."""
+        names = [c.name for c in self._plan.computed_fields if c.name in self._filled]
+        made: list[tuple[str, BatchFunction, Callable[[Any], Any]] | Callable[[Any], None]] = []
+        for name, step in zip(names, steps, strict=True):
+            function = self._functions[name]
+            made.append((name, function, step) if isinstance(function, BatchFunction) else step)
+        return BulkFill(prepare, made)
+
+    # The parts
+
     def _load(self, given: list[FieldPlan]) -> list[str]:
+        lines = self._load_checked(given)
+        lines += ["k = v0.bytes", "slot = slot_of(k)"] if self._plan.key_kind == "uuid" else ["slot = slot_of(v0)"]
+        return lines
+
+    def _load_checked(self, given: list[FieldPlan]) -> list[str]:
         source, lines = self._source, []
         lines += [f"{self._local[field.name]} = r.{field.name}" for field in given]
         for field in given:
             lines += self._check(field)
-        lines += ["k = v0.bytes", "slot = slot_of(k)"] if self._plan.key_kind == "uuid" else ["slot = slot_of(v0)"]
         for field in given:
             if isinstance(field.tier, Temporal) and field.tier.time is not None:
                 v = self._local[field.name]
@@ -138,9 +203,8 @@ class EncodeWriter:
 
     def _compute(self, computed: ComputedField, *, renew_all: bool) -> list[str]:
         v, field = self._local[computed.name], self._plan.fields[computed.name]
-        f = one_row(self._plan, computed) if computed.batch else computed.f
-        lines = [f"{v} = {self._source.bind(f, 'f')}(r)", "try:", *indented(self._check(field))]
-        lines.append(f"except Exception as error: raise {self._explain_computed(field, v)} from None")
+        f = self._source.bind(self._functions[computed.name], "f")
+        lines = [f"{v} = {f}(r)", "try:", *indented(self._check(field)), self._refuse(field, v)]
         lines.append(self._set(computed.name, v))
         if renew_all:
             return lines
@@ -152,11 +216,13 @@ class EncodeWriter:
             "else:",
             "    try:",
             *indented(indented(self._check(field))),
-            f"    except Exception as error: raise {self._explain_computed(field, v)} from None",
+            *indented([self._refuse(field, v)]),
         ]
 
-    def _explain_computed(self, field: FieldPlan, v: str) -> str:
-        return f"{self._source.bind(partial(explain_value, self._plan, field), 'explain')}({v}, error)"
+    def _refuse(self, field: FieldPlan, v: str) -> str:
+        """Return the clause that says what is wrong with a computed value."""
+        explain = self._source.bind(partial(explain_value, self._plan, field), "explain")
+        return f"except Exception as error: raise {explain}({v}, error) from None"
 
     def _finish(self) -> list[str]:
         values = [self._local[field.name] for field in self._stored]
@@ -246,27 +312,3 @@ def as_float(value: Any) -> float:
     if type(value) is not int or not INT_MIN <= value <= INT_MAX:
         raise Mismatch
     return float(value)
-
-
-def one_row(plan: Plan[Any], computed: ComputedField) -> Callable[[Any], Any]:
-    """Return a function of one record that calls the batch function with columns of one row."""
-    dtypes = {}
-    for name in computed.of:
-        column = plan.fields[name].column
-        base = plan.fields[name].kind
-        dtypes[name] = np.dtype(
-            column.dtype if column is not None else {"float": "f8", "int": "i8"}.get(base.expected, "bool")
-        )
-    where = f"{plan.record_type.__name__}.{computed.name}"
-
-    def compute(record: Any) -> Any:
-        try:
-            columns = {name: np.array([getattr(record, name)], dtype) for name, dtype in dtypes.items()}
-        except OverflowError:
-            fail(where, f"a field of {', '.join(computed.of)} is out of the range of its column")
-        result = np.asarray(computed.f(SimpleNamespace(**columns)))
-        if result.shape != (1,):
-            fail(where, f"Computed(batch=True) returned an array of shape {result.shape} for 1 row")
-        return result[0].item()
-
-    return compute

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_kernels import Backend, GpuKernelsError, KeyTypeError, Slab
+from gpu_kernels import Backend, GpuKernelsError, KeyTypeError, Slab, SlabStatistics
 from gpu_kernels.keys import Keys
 from warpstore.codec import Codec
 from warpstore.errors import ValidationError, WarpstoreError
@@ -226,7 +226,12 @@ class GpuTier:
             columns[_DEADLINE_COLUMN] = np.array(deadlines, np.int64)
         return list(map(self._key, records)), columns
 
-    def statistics(self) -> Any:
+    @property
+    def n_fed(self) -> int:
+        """Acknowledged writes that the next lookup takes in first."""
+        return self._n_fed
+
+    def statistics(self) -> SlabStatistics | None:
         """Return the slab's statistics, or None before the first lookup."""
         return None if self._slab is None else self._slab.statistics()
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from wal import Lane, LaneConfig, Replay, Segment, Segments, WalError, replay
+from wal import Lane, LaneConfig, Replay, Segment, Segments, WalError, log_event, replay
 from warpstore.actor import Actor
 from warpstore.checkpoint import Checkpoint
 from warpstore.errors import CorruptionError
 from warpstore.hot_tier import HotTier
 from warpstore.keys import slot_of, slot_range
+from warpstore.log_error import log_error
 from warpstore.values import split_payload
 
 if TYPE_CHECKING:
@@ -73,7 +74,14 @@ class LaneKeeper(Actor[None, None]):
             zero_fill=context.config.durability == "fsync",
             salt=context.environment.random_u64,
         )
-        active = await context.run(lambda: self._recover(segments))
+        began_s = context.clock.monotonic()
+        lane = {"warpstore.lane": self.index}
+        with context.tracing.span("recover_lane", under=context.tracing.apart(), attributes=lane) as span:
+            active = await context.run(lambda: self._recover(segments))
+            assert self.report is not None
+            span.set("warpstore.replayed_records", self.report.n_records)
+            span.set("warpstore.replayed_bytes", self.report.n_bytes)
+        self._log_recovery(self.report, context.clock.monotonic() - began_s)
         config = context.config
         self.lane = Lane(
             segments,
@@ -93,6 +101,25 @@ class LaneKeeper(Actor[None, None]):
             on_poisoned=self._on_poisoned,
             on_rotated=self._on_rotated,
         )
+
+    def _log_recovery(self, report: Replay, seconds: float) -> None:
+        lane = self.index
+        n_records, n_bytes = report.n_records, report.n_bytes
+        log_event(logger, logging.INFO, "lane_recovered", lane=lane, records=n_records, bytes=n_bytes, seconds=seconds)
+        torn = report.torn
+        if torn is not None:
+            log_event(
+                logger,
+                logging.WARNING,
+                "torn_tail_cut",
+                lane=lane,
+                path=torn.path,
+                offset=torn.offset,
+                bytes=torn.n_bytes,
+                frames=torn.n_frames,
+            )
+        for words in report.damage:
+            log_event(logger, logging.WARNING, "damage_left_out", lane=lane, what=words)
 
     def _recover(self, segments: Segments) -> Segment:
         """Read the log back, and return a durable segment that takes over from it; blocks."""
@@ -221,6 +248,7 @@ def replay_into(
 
     Raises:
         CorruptionError: the log is damaged.
+        FormatVersionError: a newer warpstore wrote it.
     """
     table_of = catalog.table_of_tag()
     entry = catalog.manifest.lanes[lane]
@@ -260,6 +288,5 @@ def replay_into(
                 if group[:2] not in tail:
                     deliver(*group)
     except (WalError, msgspec.MsgspecError, KeyError) as e:
-        path = getattr(e, "path", directory)
-        raise CorruptionError(str(e), path=path, offset=getattr(e, "offset", 0)) from e
+        raise log_error(e, directory) from e
     return found

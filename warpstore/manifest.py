@@ -6,6 +6,7 @@ beside it, synced, renamed over it, and its directory synced; so there is always
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ NAME = "MANIFEST"
 FORMAT_VERSION = 1
 _MAGIC = b"warpstore-manifest"
 _BYTES_MAX = 256 << 20
+_STORE_ID = re.compile(r"[0-9a-f]{32}")
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -101,7 +103,11 @@ class Manifest(msgspec.Struct, frozen=True):
 
 def read(files: FileSystem, directory: str) -> Manifest:
     """Return the manifest of a store; errors as for `read_whole`."""
-    return read_whole(files, f"{directory}/{NAME}", _MAGIC, Manifest)
+    path = f"{directory}/{NAME}"
+    manifest = read_whole(files, path, _MAGIC, Manifest)
+    if _STORE_ID.fullmatch(manifest.store_id) is None:
+        raise CorruptionError(f"{path}: offset 0: the store id is not 32 hexadecimal digits", path=path, offset=0)
+    return manifest
 
 
 def write(files: FileSystem, directory: str, manifest: Manifest) -> None:

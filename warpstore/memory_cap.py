@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from wal import log_event
 from warpstore._native import MemoryPool
 from warpstore.blocks import BlockCache
 from warpstore.errors import ConfigError, MemoryLimitError
@@ -217,7 +218,7 @@ class MemoryCaps:
             f"{cap} is at its cap: {cap.pool.n_bytes} bytes of {cap.limit}, and {why}; raise the cap, or delete"
         )
         refusal.__cause__ = error
-        logger.warning("event=memory_limit pool=%s n_bytes=%d", cap.name or "ram", cap.pool.n_bytes)
+        log_event(logger, logging.WARNING, "memory_limit_reached", pool=cap.name or "ram", bytes=cap.pool.n_bytes)
         for shard in self._context.shards.values():
             shard.refuse_waiting(refusal)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from wal import FileSystem, Lock, WalError
 from warpstore import manifest as manifests
-from warpstore.backup.format import BACKUP_LOCK_NAME, BACKUP_NAME, LOCK_NAME, RESTORING_NAME
+from warpstore.backup.format import BACKUP_LOCK_NAME, BACKUP_NAME, RESTORING_NAME
 from warpstore.blocks import BlockFiles
 from warpstore.catalog import Catalog, check_names, new_manifest, with_schemas
 from warpstore.checkpoint import Checkpoint
@@ -28,12 +28,13 @@ from warpstore.errors import (
     OpenError,
     ReadOnlyStoreError,
     ShardUnavailableError,
-    StoreInUseError,
 )
 from warpstore.keys import slot_range
 from warpstore.lane_keeper import DISK, LaneKeeper, Prepared, load_tiers, release_all, replay_into
+from warpstore.locking import LOCK_NAME, own
 from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest
 from warpstore.memory_cap import MEMORY, check_pools, priority_of
+from warpstore.observe.tracing import Tracing
 from warpstore.plan import Plan
 from warpstore.process import Process
 from warpstore.routes import TableRoutes
@@ -50,7 +51,9 @@ class OpenParts:
         self.root = root
 
 
-async def open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment) -> OpenParts:
+async def open_parts(
+    path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment, tracing: Tracing
+) -> OpenParts:
     """Return the running parts of the store at ``path``, creating it if there is nothing.
 
     Raises:
@@ -61,12 +64,14 @@ async def open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, envi
     check_names(plans)
     check_pools(plan.strategy for plan in plans)
     try:
-        return await _open_parts(path, plans, config, environment)
+        return await _open_parts(path, plans, config, environment, tracing)
     except OSError as e:
         raise OpenError(f"{path}: cannot be opened: {e}", path=path) from e
 
 
-async def _open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment) -> OpenParts:
+async def _open_parts(
+    path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment, tracing: Tracing
+) -> OpenParts:
     files = environment.files
     loop = asyncio.get_running_loop()
     lock = _lock(files, path)
@@ -76,7 +81,7 @@ async def _open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, env
         tables, next_table, next_tag = with_schemas(manifest, plans)
         _check_lanes(manifest, config)
         catalog = Catalog(files, path, manifest)
-        context = StoreContext(path, loop, config, environment, lock)
+        context = StoreContext(path, loop, config, environment, lock, tracing)
         context.blocks = BlockFiles(
             files, catalog.block_directory, store_id=manifest.id_bytes, cache=context.caps.block_cache
         )
@@ -126,15 +131,7 @@ def _lock(files: FileSystem, path: str) -> Lock:
     else:
         files.make_directory(path)
         files.sync_directory(os.path.dirname(path) or ".")
-    lock_path = f"{path}/{LOCK_NAME}"
-    try:
-        return files.lock(lock_path, b"%d\n" % os.getpid())
-    except BlockingIOError as e:
-        owner = files.open(lock_path)
-        text = owner.read(32, 0).strip()
-        owner.close()
-        pid = int(text) if text.isdigit() else None
-        raise StoreInUseError(f"{path}: is in use by process {pid or 'unknown'}", path=path, pid=pid) from e
+    return own(files, path)
 
 
 def _manifest(files: FileSystem, path: str, config: Config, environment: Environment) -> Manifest:

@@ -24,6 +24,7 @@ from warpstore.scalars import Scalar
 from warpstore.schema import KeyKind, Schema
 
 if TYPE_CHECKING:
+    from gpu_kernels import Backend
     from warpstore.codec import Codec
     from warpstore.strategy import Strategy
 
@@ -93,7 +94,15 @@ class GpuField:
 
 @dataclass(frozen=True, slots=True)
 class ComputedField:
-    """A ``Computed`` field; ``depends_on`` are the fields that are not computed that it hangs on in the end."""
+    """A ``Computed`` field.
+
+    Attributes:
+        name: Its name.
+        f: Its function.
+        of: The fields that the function reads.
+        depends_on: The fields that are not computed that it hangs on in the end.
+        batch: Whether the function takes columns.
+    """
 
     name: str
     f: Callable[[Any], Any]
@@ -146,11 +155,14 @@ class Plan(Generic[R]):
     temporal_fields: tuple[TemporalField, ...]
     fields: Mapping[str, FieldPlan]
 
-    def bind(self, tag: int) -> Codec[R]:
-        """Return the codec that writes and reads arrays under the schema id ``tag`` (0 to 2^63 - 1)."""
+    def bind(self, tag: int, backend: Backend | None = None) -> Codec[R]:
+        """Return the codec that writes and reads arrays under the schema id ``tag`` (0 to 2^63 - 1).
+
+        ``backend`` calls the functions that take columns; NumPy by default.
+        """
         from warpstore.codec import Codec
 
-        return Codec(self, tag)
+        return Codec(self, tag, backend)
 
     def unknown_field(self, name: object) -> ValidationError:
         """Return the error for a field name that the type does not have, with the nearest that it has."""

@@ -24,6 +24,7 @@ from warpstore.hot_tier import HotTier
 from warpstore.keys import slot_range
 from warpstore.lane_keeper import Prepared, release_all
 from warpstore.manifest import Manifest, SchemaEntry, TableManifest
+from warpstore.observe.tracing import Tracing
 from warpstore.plan import Plan
 from warpstore.reading_state import read_state
 from warpstore.routes import TableRoutes
@@ -195,7 +196,7 @@ def _check_config(config: Config, manifest: Manifest) -> None:
 
 
 async def open_reader(
-    path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment
+    path: str, plans: Sequence[Plan[Any]], config: Config, environment: Environment, tracing: Tracing
 ) -> tuple[StoreContext, Reader]:
     """Return the parts of the store at ``path``, for reading.
 
@@ -204,7 +205,7 @@ async def open_reader(
         ConfigError: a setting contradicts the store.
     """
     check_names(plans)
-    context = StoreContext(path, asyncio.get_running_loop(), config, environment, NoLock())
+    context = StoreContext(path, asyncio.get_running_loop(), config, environment, NoLock(), tracing)
     context.read_only = ReadOnlyStoreError(f"the store {path!r} was opened with read_only=True: it takes no writes")
     reader = Reader(context, plans)
     try:

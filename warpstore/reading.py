@@ -15,20 +15,22 @@ from typing import Any
 
 import msgspec
 
+from gpu_kernels import Backend
+from warpstore.batch_computed import BatchFunction
 from warpstore.checks import Source, indented
 from warpstore.errors import IncompatibleSchemaError
-from warpstore.generated import compile_source, one_row
+from warpstore.generated import compile_source
 from warpstore.plan import Plan
 from warpstore.schema import Schema
 
 Reader = Callable[[bytes | memoryview], Any]
 
 
-def reader(plan: Plan[Any], tag: int, schema: Schema) -> Callable[[bytes | memoryview], Any]:
+def reader(plan: Plan[Any], tag: int, schema: Schema, backend: Backend) -> Callable[[bytes | memoryview], Any]:
     """Return a function from an array that ``schema`` wrote under the id ``tag`` to a record.
 
     The function raises ``msgspec.DecodeError`` (``msgspec.ValidationError`` among them) for bytes that are no such
-    array.
+    array. ``backend`` computes added fields that take columns.
 
     Raises:
         IncompatibleSchemaError: the record type cannot read the arrays of ``schema``.
@@ -51,7 +53,7 @@ def reader(plan: Plan[Any], tag: int, schema: Schema) -> Callable[[bytes | memor
     stored = _new_names(plan, schema)
     for computed in plan.computed_fields:
         if computed.name not in stored:
-            f = one_row(plan, computed) if computed.batch else computed.f
+            f = BatchFunction(plan, computed, backend) if computed.batch else computed.f
             source.names["force_setattr"] = msgspec.structs.force_setattr
             lines.append(f"force_setattr(x, {computed.name!r}, {source.bind(f, 'f')}(x))")
     text = "\n".join(["def decode(b):", *indented([*lines, "return x"])])

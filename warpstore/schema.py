@@ -24,6 +24,7 @@ class FieldSchema(msgspec.Struct, frozen=True, kw_only=True):
         options: The tier's options as plain data.
         has_default: Whether a record without it can be read.
         computed_of: The fields it is computed of; empty if it is not computed.
+        computed_batch: Whether its function takes columns.
         renamed_from: Its former name.
     """
 
@@ -33,6 +34,7 @@ class FieldSchema(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, str | int | float | bool | None] = {}
     has_default: bool = False
     computed_of: tuple[str, ...] = ()
+    computed_batch: bool = False
     renamed_from: str | None = None
 
 
@@ -124,6 +126,9 @@ def _field_changes(new: FieldSchema, old: FieldSchema) -> list[tuple[str, bool]]
         changes.append((f"field {new.name!r} lived in {_tier(old)}, now in {_tier(new)}", True))
     if new.computed_of != old.computed_of:
         changes.append((f"field {new.name!r} was computed of {_names(old)}, now of {_names(new)}", True))
+    if new.computed_of and new.computed_batch != old.computed_batch:
+        takes = "columns" if new.computed_batch else "one record at a time"
+        changes.append((f"field {new.name!r} is computed from {takes} now", True))
     if new.has_default != old.has_default:
         changes.append((f"field {new.name!r} has {'a' if new.has_default else 'no'} default now", True))
     return changes

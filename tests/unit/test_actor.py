@@ -507,7 +507,7 @@ async def test_a_crash_is_logged_by_type_and_place_but_not_by_its_message(caplog
     actor = await started(Handler("h"))
     with pytest.raises(ActorStoppedError):
         await actor.call("crash")
-    assert "actor_crashed name=h error=ZeroDivisionError at=test_actor.py:" in caplog.text
+    assert "actor_crashed actor=h error=ZeroDivisionError at=test_actor.py:" in caplog.text
     assert "told to" not in caplog.text
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import pytest
+from google_crc32c import value as crc32c
 
 import warpstore as ws
 from tests.support.worlds import (
@@ -303,6 +304,21 @@ async def test_a_store_of_a_newer_format_is_refused(world: World) -> None:
         await world.open(User)
     assert error.value.path == str(manifest)
     assert world.all_bytes() == before
+
+
+async def test_a_log_of_a_newer_format_is_refused_as_newer_and_not_as_damaged(world: World) -> None:
+    async with world.open(User) as store:
+        await store[User].put(User(id="a"))
+    segment = min(Path(world.path, "log/000").glob("*.wal"))
+    data = bytearray(segment.read_bytes())
+    data[8] = 9
+    data[4092:4096] = crc32c(bytes(data[:4092])).to_bytes(4, "little")
+    segment.write_bytes(data)
+    for _ in range(2):
+        with pytest.raises(ws.FormatVersionError, match="format version 9") as error:
+            await world.open(User)
+        assert error.value.path == str(segment)
+    assert segment.read_bytes() == data
 
 
 # Settings and models

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 import warpstore as ws
+from tests.support import stores
 from tests.support.worlds import FaultyFiles, Reading, User, turns, until
 from wal import OsFileSystem
 from warpstore._native import Rows
@@ -176,6 +177,22 @@ def test_a_checkpoint_of_another_store_shard_or_version_is_refused(tmp_path: Pat
     path.write_bytes(data[:offset] + changed + pack_footer(offset, changed, salt, store_id))
     with pytest.raises(ws.FormatVersionError, match="version 99"):
         Checkpoint.open(OsFileSystem(), str(path), store_id=STORE)
+
+
+@pytest.mark.parametrize("body", [b"\xc1", b"\x91\x91\x01", b"\x80", b"\x91\x94\xa1\xff\x00\x00\x00"])
+def test_a_block_root_that_is_none_is_damage_though_its_checksum_holds(body: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / "c", user_values(3))
+
+    def edit(root: bytearray) -> None:
+        root[:] = body.ljust(len(root), b"\xc0")
+
+    offset = stores.rewrite_root(path, "block_root", edit)
+    checkpoint = opened(path)
+    for read in (checkpoint.tables[1].load_block_root, lambda: list(checkpoint.tables[1].records())):
+        with pytest.raises(ws.CorruptionError, match="the block root cannot be decoded") as error:
+            read()
+        assert (error.value.path, error.value.offset) == (str(path), offset)
+    checkpoint.release()
 
 
 def forge(path: Path, change: Callable[[list[Any]], None]) -> None:

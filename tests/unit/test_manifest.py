@@ -73,6 +73,15 @@ def test_a_body_that_is_no_manifest_is_refused_though_its_checksum_holds(body: b
         manifests.read(OsFileSystem(), str(tmp_path))
 
 
+@pytest.mark.parametrize("store_id", ["", "x" * 32, "0" * 31, "0" * 33, "A" * 32, "0 " * 16])
+def test_a_store_id_that_is_none_is_refused(store_id: str, written: manifests.Manifest, tmp_path: Path) -> None:
+    manifests.write(OsFileSystem(), str(tmp_path), msgspec.structs.replace(written, store_id=store_id))
+    body = (tmp_path / "MANIFEST").read_bytes().index(b"\n") + 1
+    with pytest.raises(ws.CorruptionError, match="the store id is not 32 hexadecimal digits") as error:
+        manifests.read(OsFileSystem(), str(tmp_path))
+    assert (error.value.path, error.value.offset) == (str(tmp_path / "MANIFEST"), body)
+
+
 def test_two_catalog_changes_follow_each_other(tmp_path: Path) -> None:
     files = OsFileSystem()
     tables, next_table, next_tag = with_schemas(new_manifest(bytes(16), 1, [""]), [plan_of(User)])

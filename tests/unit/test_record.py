@@ -175,7 +175,6 @@ def test_a_name_that_is_not_known_yet_is_a_schema_error_that_says_so() -> None:
             {"b": derived(), "e": 0},
             "which is Ephemeral",
         ),
-        ({"a": KEY, "b": Annotated[int, Computed(len, of=("a",), batch=True)]}, {"b": derived()}, "batch=True"),
         ({"a": KEY, "b": Annotated[str, Temporal()]}, {}, r"Temporal needs a list\[T\]"),
         ({"a": KEY, "b": Annotated[list[int], Temporal(time="at")]}, {}, "items of a msgspec.Struct"),
         ({"a": KEY, "b": Annotated[list[Event], Temporal(time="att")]}, {}, "no such field; did you mean 'at'"),

@@ -194,6 +194,22 @@ def test_a_lock_is_refused_while_somebody_holds_it(path: str) -> None:
     assert Path(path).read_bytes() == b"1\n"
 
 
+def test_a_lock_is_shared_by_readers_who_write_nothing(path: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        FILES.lock_shared(path)
+    owner = FILES.lock(path, b"12\n")
+    with pytest.raises(BlockingIOError):
+        FILES.lock_shared(path)
+    owner.close()
+    first, second = FILES.lock_shared(path), FILES.lock_shared(path)
+    first.close()
+    with pytest.raises(BlockingIOError):
+        FILES.lock(path, b"13\n")
+    second.close()
+    assert Path(path).read_bytes() == b"12\n"
+    FILES.lock(path, b"13\n").close()
+
+
 async def test_the_durable_writer_is_the_quickest_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
 

@@ -24,7 +24,6 @@ from warpstore.manifest import Manifest, read_whole, write_whole
 BACKUP_NAME = "BACKUP"
 BACKUP_LOCK_NAME = "BACKUP.lock"
 RESTORING_NAME = "RESTORING"
-LOCK_NAME = "LOCK"
 NEW_SUFFIX = ".new"
 _MAGIC = b"warpstore-backup"
 

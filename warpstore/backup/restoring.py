@@ -22,7 +22,6 @@ from warpstore.backup.cut_log import replay_cut
 from warpstore.backup.format import (
     BACKUP_LOCK_NAME,
     BACKUP_NAME,
-    LOCK_NAME,
     RESTORING_NAME,
     BackupFile,
     BackupManifest,
@@ -30,6 +29,7 @@ from warpstore.backup.format import (
 )
 from warpstore.checkpoint.whole import give_to_store
 from warpstore.errors import BackupDamagedError, BackupSourceError, BackupTargetError, CorruptionError
+from warpstore.locking import LOCK_NAME
 from warpstore.manifest import LaneManifest
 
 SEGMENT_BYTES = 64 << 20

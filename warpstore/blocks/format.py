@@ -116,7 +116,7 @@ def unpack_block_header(data: bytes) -> BlockHeader:
         raise ValueError("the block's header is damaged")
     if header.raw_bytes > RAW_BYTES_MAX or header.stored_bytes > RAW_BYTES_MAX:
         raise ValueError("the block says that it is larger than a block can be")
-    if 4 * header.n_items > header.raw_bytes or header.codec > _LZ4_HIGH:
+    if 4 * header.n_items > header.raw_bytes or header.codec > _LZ4_HIGH or data[_BLOCK_HEADER.size :] != _ZEROS:
         raise ValueError("the block's header is damaged")
     return header
 
@@ -140,6 +140,18 @@ def unpack_block(salt: int, offset: int, header: BlockHeader, data: bytes) -> by
     if len(raw) != header.raw_bytes:
         raise ValueError("the block has another size than its header says")
     return raw
+
+
+def check_items(raw: bytes, n_items: int) -> None:
+    """Raise if the lengths of a block's items do not add up to what it holds.
+
+    Raises:
+        ValueError: they do not, or it has no item.
+    """
+    if not n_items:
+        raise ValueError("the block has no items")
+    if 4 * n_items + sum(struct.unpack_from(f"<{n_items}I", raw)) != len(raw):
+        raise ValueError("the lengths of the block's items are wrong")
 
 
 def item_of(raw: bytes, n_items: int, index: int) -> bytes:

@@ -41,11 +41,13 @@ class BlockFile:
     """An open block file.
 
     Attributes:
+        path: The file.
         number: Its number.
         n_bytes: Its size.
     """
 
     def __init__(self, file: File, number: int, salt: int) -> None:
+        self.path = file.path
         self.number = number
         self.n_bytes = file.size()
         self.users = 0
@@ -125,17 +127,17 @@ class BlockFiles:
         directory: Their folder.
         store_id: 16 bytes that name the store.
         cache: Keeps blocks that were read.
-        caches_all: Whether also those whose fields say ``cache=False``, for a use that ends soon.
+        keeps_all: Whether it keeps also those whose fields say ``cache=False``; for a pass over all records.
     """
 
     def __init__(
-        self, files: FileSystem, directory: str, *, store_id: bytes, cache: BlockCache, caches_all: bool = False
+        self, files: FileSystem, directory: str, *, store_id: bytes, cache: BlockCache, keeps_all: bool = False
     ) -> None:
         self.directory = directory
         self.cache = cache
+        self._keeps_all = keeps_all
         self._files = files
         self._store_id = store_id
-        self._caches_all = caches_all
         self._open: dict[int, BlockFile] = {}
         self._lock = Lock()
 
@@ -177,6 +179,10 @@ class BlockFiles:
     def numbers(self) -> set[int]:
         """The files that are open."""
         return set(self._open)
+
+    def n_bytes(self, number: int) -> int:
+        """Return the size of a file that is open."""
+        return self._open[number].n_bytes
 
     def whole(self, value: bytes, *, blocking: bool) -> bytes | WouldBlock:
         """Return a value with its parts, if it is split.
@@ -265,7 +271,7 @@ class BlockFiles:
         if isinstance(read, WouldBlock):
             return read
         block = read[0], read[1].n_items
-        if self._caches_all or read[1].may_cache:
+        if read[1].may_cache or self._keeps_all:
             self.cache.put(place.file, place.offset, *block)
         return block
 

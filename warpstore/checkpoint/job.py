@@ -170,7 +170,7 @@ def _read_logs(files: FileSystem, job: CheckpointJob, by_slot: list[int]) -> _Fr
 
 def _write_shard(files: FileSystem, job: CheckpointJob, shard: ShardJob, fresh: dict[int, dict[HotKey, bytes]]) -> int:
     cache = BlockCache(_BLOCKS_CACHED_BYTES, MemoryPool())
-    before = BlockFiles(files, job.block_directory, store_id=job.store_id, cache=cache, caches_all=True)
+    before = BlockFiles(files, job.block_directory, store_id=job.store_id, cache=cache, keeps_all=True)
     sources: list[Checkpoint] = []
     try:
         for path, n in shard.sources:

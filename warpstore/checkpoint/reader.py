@@ -283,9 +283,16 @@ class CheckpointTable:
     # Key order
 
     def load_block_root(self) -> None:
-        """Read what `block_numbers` has to know; blocks."""
+        """Read what `block_numbers` has to know; blocks.
+
+        Raises:
+            CorruptionError: the block root is damaged.
+        """
         _, body = self._root(self._entry.block_root)
-        root = msgspec.msgpack.decode(body, type=list[BlockEntry])
+        try:
+            root = msgspec.msgpack.decode(body, type=list[BlockEntry])
+        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+            raise self._damaged(self._entry.block_root[0], f"the block root cannot be decoded: {e}") from e
         self._first_keys = [entry.first for entry in root]
         self._block_root = root
 
