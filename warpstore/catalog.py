@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,6 +16,7 @@ from warpstore import manifest as manifests
 from warpstore.blocks import SUFFIX as BLOCK_SUFFIX
 from warpstore.blocks import block_path
 from warpstore.errors import ConfigError, IncompatibleSchemaError
+from warpstore.evolution import changes
 from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest, SchemaEntry, TableManifest
 from warpstore.parts import PartPlan, parts_of
 from warpstore.plan import Plan
@@ -201,8 +202,33 @@ def check_names(plans: Iterable[Plan[Any]]) -> None:
         seen.add(name)
 
 
+class Lineage(NamedTuple):
+    """An older schema of a table.
+
+    Attributes:
+        tag: The tag of the records written under it.
+        schema: The schema.
+        between: The schemas after it and before the current one, in the order in which they were current.
+    """
+
+    tag: int
+    schema: Schema
+    between: list[Schema]
+
+
+def older_schemas(table: TableManifest) -> list[Lineage]:
+    """Return the schemas of a table but the current one, the oldest first."""
+    schemas = [Schema.from_builtins(entry.schema) for entry in table.schemas]
+    return [
+        Lineage(entry.tag, schemas[i], schemas[i + 1 : -1]) for i, entry in enumerate(table.schemas[: len(schemas) - 1])
+    ]
+
+
 def with_schemas(manifest: Manifest, plans: Iterable[Plan[Any]]) -> tuple[dict[str, TableManifest], int, int]:
     """Return the tables of a manifest with the schemas of these types, and the next table number and tag.
+
+    A schema that the table had before becomes the current one again: a release that is taken back, and comes again,
+    adds nothing.
 
     Raises:
         IncompatibleSchemaError: a type cannot read what is stored under its name.
@@ -215,15 +241,23 @@ def with_schemas(manifest: Manifest, plans: Iterable[Plan[Any]]) -> tuple[dict[s
             tables[name] = TableManifest(next_table, [SchemaEntry(next_tag, plan.schema.to_builtins())])
             next_table, next_tag = next_table + 1, next_tag + 1
             continue
-        for entry in table.schemas:
-            problems = plan.schema.incompatibilities(Schema.from_builtins(entry.schema))
-            if problems:
-                words = "; ".join(problems)
-                raise IncompatibleSchemaError(
-                    f"{plan.record_type.__name__} cannot read what is stored in {name!r}: {words}. Nothing was touched."
-                )
-        if Schema.from_builtins(table.schemas[-1].schema) != plan.schema:
-            entry = SchemaEntry(next_tag, plan.schema.to_builtins())
-            tables[name] = TableManifest(table.table, [*table.schemas, entry])
+        others = [entry for entry in table.schemas if Schema.from_builtins(entry.schema) != plan.schema]
+        same = [entry for entry in table.schemas if Schema.from_builtins(entry.schema) == plan.schema]
+        if not same:
+            same = [SchemaEntry(next_tag, plan.schema.to_builtins())]
             next_tag += 1
+        tables[name] = TableManifest(table.table, [*others, *same])
+        for older in older_schemas(tables[name]):
+            _check_readable(plan, older)
     return tables, next_table, next_tag
+
+
+def _check_readable(plan: Plan[Any], older: Lineage) -> None:
+    problems = [change for change in changes(plan.schema, older.schema, older.between) if change.effect == "unreadable"]
+    if problems:
+        words = "; ".join(change.words for change in problems)
+        raise IncompatibleSchemaError(
+            f"{plan.record_type.__name__} cannot read what is stored in {plan.table!r}: {words}. Nothing was touched.",
+            table=plan.table,
+            field=problems[0].field,
+        )

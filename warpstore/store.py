@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from wal import LogFullError, WalError
+from warpstore.catalog import older_schemas
 from warpstore.codec import Codec
 from warpstore.config import Config, Durability, GpuMode, OnCorruption, load
 from warpstore.context import StoreContext
@@ -16,7 +17,6 @@ from warpstore.environment import Environment
 from warpstore.errors import ClosedStoreError, DiskFullError, OutcomeUnknownError, UnknownTableError, WarpstoreError
 from warpstore.opening import OpenParts, open_parts
 from warpstore.record import Record, plan_of
-from warpstore.schema import Schema
 from warpstore.statistics import StoreStatistics, gather
 from warpstore.table import Table
 
@@ -207,10 +207,7 @@ class Opening:
         for model, plan in zip(self._models, plans, strict=True):
             stored = parts.catalog.manifest.tables[plan.table]
             codec: Codec[Any] = plan.bind(stored.schemas[-1].tag)
-            decoders = {
-                entry.tag: codec.decoder_of(entry.tag, Schema.from_builtins(entry.schema))
-                for entry in stored.schemas[:-1]
-            }
+            decoders = {older.tag: codec.decoder_of(*older) for older in older_schemas(stored)}
             tables[model] = Table(parts.context, codec, parts.context.tables[stored.table], decoders)
         return Store(parts, tables)
 
