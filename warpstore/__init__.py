@@ -29,6 +29,7 @@ from warpstore.errors import (
     KeyNotFoundError,
     LimitError,
     MemoryLimitError,
+    MigrationError,
     NotAStoreError,
     OpenError,
     OutcomeUnknownError,
@@ -45,7 +46,10 @@ from warpstore.errors import (
     WarpstoreError,
     WrongThreadError,
 )
+from warpstore.migration import MigrationReport, migrate
+from warpstore.migration_plan import MigrationPlan, TablePlan, VersionPlan, migration_plan
 from warpstore.record import Record
+from warpstore.rollback import forget_rollback, roll_back
 from warpstore.statistics import StoreStatistics
 from warpstore.store import Store, open  # noqa: A004 - it is used as ws.open
 from warpstore.strategy import Strategy
@@ -76,6 +80,9 @@ __all__ = [
     "LimitError",
     "Memory",
     "MemoryLimitError",
+    "MigrationError",
+    "MigrationPlan",
+    "MigrationReport",
     "NotAStoreError",
     "OpenError",
     "OutcomeUnknownError",
@@ -92,15 +99,21 @@ __all__ = [
     "SyncStore",
     "SyncTable",
     "Table",
+    "TablePlan",
     "Temporal",
     "UnavailableError",
     "UnknownTableError",
     "UsageError",
     "ValidationError",
     "VersionConflictError",
+    "VersionPlan",
     "WarpstoreError",
     "WrongThreadError",
     "derived",
+    "forget_rollback",
+    "migrate",
+    "migration_plan",
     "open",
     "open_sync",
+    "roll_back",
 ]

@@ -17,7 +17,7 @@ from warpstore.blocks import SUFFIX as BLOCK_SUFFIX
 from warpstore.blocks import block_path
 from warpstore.errors import ConfigError, IncompatibleSchemaError
 from warpstore.evolution import changes
-from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest, SchemaEntry, TableManifest
+from warpstore.manifest import CheckpointManifest, KeptState, LaneManifest, Manifest, SchemaEntry, TableManifest
 from warpstore.parts import PartPlan, parts_of
 from warpstore.plan import Plan
 from warpstore.schema import Schema
@@ -138,6 +138,40 @@ class Catalog:
         """Record that a table is gone."""
         self._change(tables={key: table for key, table in self.manifest.tables.items() if key != name})
 
+    def migrated(
+        self, tables: dict[str, TableManifest], shards: Sequence[CheckpointManifest], kept: KeptState | None
+    ) -> None:
+        """Record the tables and checkpoints that a migration made, and the state before it if there is a way back.
+
+        The log must be covered by the checkpoints.
+        """
+        tags = [entry.tag for table in tables.values() for entry in table.schemas]
+        self._change(
+            tables=tables,
+            shards=list(shards),
+            rollback=kept,
+            next_tag=max(self.manifest.next_tag, 1 + max(tags, default=0)),
+        )
+
+    def rolled_back(self, kept: KeptState, lanes: Sequence[LaneManifest]) -> None:
+        """Record that a kept state is the store's again; no log counts any more.
+
+        Numbers that were given since are not given again, and the epoch goes on: what is left of the discarded state
+        can be taken for nothing else.
+        """
+        self._change(
+            epoch=self.manifest.epoch + 1,
+            tables=kept.tables,
+            shards=kept.shards,
+            lanes=list(lanes),
+            clean_lsns=[],
+            rollback=None,
+        )
+
+    def rollback_forgotten(self) -> None:
+        """Record that there is no way back any more."""
+        self._change(rollback=None)
+
     def quarantine(self, torn: TornTail) -> None:
         """Keep a copy of what was cut off a log."""
         directory = f"{self.path}/quarantine"
@@ -160,7 +194,8 @@ class Catalog:
 
     def remove_strays(self) -> None:
         """Remove checkpoints and block files that the manifest does not name."""
-        shards = self.manifest.shards
+        kept = self.manifest.rollback
+        shards = [*self.manifest.shards, *(kept.shards if kept is not None else ())]
         named = {shard.name for shard in shards}
         blocks = {block_path("", number)[1:] for shard in shards for number in shard.blocks}
         for directory, suffix, keep in (

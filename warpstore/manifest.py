@@ -64,6 +64,23 @@ class CheckpointManifest(msgspec.Struct, frozen=True):
     blocks: list[int] = []
 
 
+class KeptState(msgspec.Struct, frozen=True):
+    """The state before a migration, for the way back.
+
+    Attributes:
+        tables: The tables as they were.
+        shards: The checkpoints as they were. Their files, and the block files that they name, stay as long as this is
+            in the manifest.
+        written: Names of the checkpoint files that the migration wrote in their place.
+        kept_at_ms: When it was, in milliseconds since the epoch.
+    """
+
+    tables: dict[str, TableManifest]
+    shards: list[CheckpointManifest]
+    written: list[str]
+    kept_at_ms: int
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """What a store consists of.
 
@@ -77,6 +94,7 @@ class Manifest(msgspec.Struct, frozen=True):
         lanes: One entry a lane.
         tables: By table name.
         clean_lsns: Per shard, the last LSN at a clean close; empty while the store is open or after a crash.
+        rollback: The state before the last migration, or None.
     """
 
     store_id: str
@@ -88,6 +106,7 @@ class Manifest(msgspec.Struct, frozen=True):
     lanes: list[LaneManifest]
     tables: dict[str, TableManifest]
     clean_lsns: list[int]
+    rollback: KeptState | None = None
 
     @property
     def id_bytes(self) -> bytes:

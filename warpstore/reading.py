@@ -4,10 +4,10 @@ One concept: the decoder of arrays that one schema wrote, the current one or an 
 the record class whose fields are in stored order. Where the sibling's instances have the layout of the record's (slots
 are sorted by name), assigning ``__class__`` makes a record of it; else the record is constructed from its fields.
 
-Of an older schema, dropped fields are skipped, renamed ones go to their new name (`warpstore.evolution` says which), and
-added ones get their default. A computed field is computed where it was not stored, was computed of other fields, or is
-computed of a field whose value is not the stored one. What has to fit a column, or to be in order of time, is made so:
-a record of an older schema reads as if it had been put today.
+Of an older schema, dropped fields are skipped, renamed ones go to their new name (see `warpstore.evolution`), and
+added ones get their default. A computed field is computed where it was not stored, was computed of other fields, or
+hangs on a field whose value is not the stored one. What has to fit a column, or to be in order of time, is made so: a
+record of an older schema reads as if it had been put today.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """``Schema``: a record type's declaration as plain data.
 
 One concept: what the manifest keeps of a version of a type. It needs no class to be read: a tool names the columns of a
-stored array with ``array_names`` alone. The array is ``[tag, key, field, ...]`` in the order of ``fields``. Two versions
-are compared by `warpstore.evolution`.
+stored array with ``array_names`` alone. The array is ``[tag, key, field, ...]`` in the order of ``fields``.
+`warpstore.evolution` compares two versions.
 """
 
 from __future__ import annotations

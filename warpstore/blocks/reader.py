@@ -120,13 +120,18 @@ class BlockFiles:
         directory: Their folder.
         store_id: 16 bytes that name the store.
         cache: Keeps blocks that were read.
+        keeps_all: Whether it also keeps blocks of fields with ``cache=False``: for a reader that takes the records of
+            a block one after another, and then goes.
     """
 
-    def __init__(self, files: FileSystem, directory: str, *, store_id: bytes, cache: BlockCache) -> None:
+    def __init__(
+        self, files: FileSystem, directory: str, *, store_id: bytes, cache: BlockCache, keeps_all: bool = False
+    ) -> None:
         self.directory = directory
         self.cache = cache
         self._files = files
         self._store_id = store_id
+        self._keeps_all = keeps_all
         self._open: dict[int, BlockFile] = {}
         self._lock = Lock()
 
@@ -233,7 +238,7 @@ class BlockFiles:
         if isinstance(read, WouldBlock):
             return read
         block = read[0], read[1].n_items
-        if read[1].may_cache:
+        if read[1].may_cache or self._keeps_all:
             self.cache.put(place.file, place.offset, *block)
         return block
 
