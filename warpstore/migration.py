@@ -37,6 +37,7 @@ from warpstore.migration_plan import MigrationPlan, digest_of, target_tables
 from warpstore.opening import take_lock
 from warpstore.plan import Plan
 from warpstore.record import Record, plan_of
+from warpstore.store import Settings
 from warpstore.store import open as open_store
 from warpstore.strategy import Strategy
 from warpstore.values import DEADLINE_BYTES, deadline_of, has_deadline, split_payload, with_deadline
@@ -46,6 +47,8 @@ Progress = Callable[[int, int], object]
 
 RECORDS_PER_REPORT = 1_024
 _TRIES = 3
+_TO_CHECKPOINT: Settings = {"durability": "interval", "segment_bytes": "64KiB"}
+"""Settings of an opening that writes no record: its log is as small as a log can be."""
 _NOTHING_CHANGED: frozenset[str] = frozenset()
 
 
@@ -147,7 +150,7 @@ async def _at_rest(
         if covered or not _to_migrate(catalog, plans):
             return lock, catalog
         lock.close()
-        async with open_store(path, environment=environment, durability="interval", gpu="off") as store:
+        async with open_store(path, environment=environment, **_TO_CHECKPOINT) as store:
             await store.checkpoint()
     raise MigrationError(f"{path}: somebody else writes to it", path=path)
 

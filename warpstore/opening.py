@@ -72,6 +72,7 @@ async def _open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, env
     loop = asyncio.get_running_loop()
     lock = take_lock(files, path)
     context: StoreContext | None = None
+    root: Supervisor | None = None
     try:
         manifest = _manifest(files, path, config, environment)
         tables, next_table, next_tag = with_schemas(manifest, plans)
@@ -100,6 +101,8 @@ async def _open_parts(path: str, plans: Sequence[Plan[Any]], config: Config, env
                 "the log is damaged", timeout=None
             )  # so that the next opening need not know
     except BaseException:
+        if root is not None:
+            await root.stop()
         if context is not None:
             context.release()
         else:

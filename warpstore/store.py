@@ -14,7 +14,14 @@ from warpstore.codec import Codec
 from warpstore.config import Config, Durability, GpuMode, OnCorruption, load
 from warpstore.context import StoreContext
 from warpstore.environment import Environment
-from warpstore.errors import ClosedStoreError, DiskFullError, OutcomeUnknownError, UnknownTableError, WarpstoreError
+from warpstore.errors import (
+    ClosedStoreError,
+    DiskFullError,
+    OutcomeUnknownError,
+    UnavailableError,
+    UnknownTableError,
+    WarpstoreError,
+)
 from warpstore.opening import OpenParts, open_parts
 from warpstore.record import Record, plan_of
 from warpstore.statistics import StoreStatistics, gather
@@ -166,7 +173,10 @@ class Store:
             ends = [await keeper.close() for keeper in context.lanes]
             await self._root.stop()
             if context.read_only is None:
-                await context.run(lambda: catalog.closed(ends, lsns))
+                try:
+                    await context.run(lambda: catalog.closed(ends, lsns))
+                except OSError as e:
+                    raise UnavailableError(f"the clean end could not be recorded: {e}; the log will be replayed") from e
                 if not all(ends) and not in_memory:
                     error = OutcomeUnknownError("the last bytes of the log could not be made durable")
         finally:
