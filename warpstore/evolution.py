@@ -5,8 +5,8 @@ then is; `changes` says in sentences what that means for the records.
 
 The schemas between matter. A field that was renamed keeps its values also when its class no longer says ``Renamed``,
 because a schema between says it. A name that was dropped and came back is the same field if its type still reads the
-old values (a release that was taken back finds its data again), and a new one if not. A rename is undone when a class
-with the former name, and without the later one, comes back.
+old values (a release that was taken back finds its data again), and a new one if not. By the same rule a rename is
+undone when a class with the former name, and without the later one, comes back.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def became(new: Schema, old: Schema, between: Sequence[Schema] = ()) -> dict[str
 def _step(old: Schema, new: Schema) -> dict[str, str]:
     """Return the next name of each field that the next schema still has."""
     before = {field.name for field in old.fields}
-    after = {field.name for field in new.fields}
+    after = {field.name: field for field in new.fields}
     step = {
         field.renamed_from: field.name
         for field in new.fields
@@ -73,10 +73,11 @@ def _step(old: Schema, new: Schema) -> dict[str, str]:
     for field in old.fields:
         if field.name in step:
             continue
+        former = after.get(field.renamed_from or "")
         if field.name in after:
             step[field.name] = field.name
-        elif field.renamed_from in after and field.renamed_from not in before:
-            step[field.name] = field.renamed_from
+        elif former is not None and former.name not in before and _widens(field.type, former.type):
+            step[field.name] = former.name
     return step
 
 

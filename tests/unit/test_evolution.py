@@ -86,6 +86,7 @@ def test_a_rename_is_undone_when_the_former_class_comes_back() -> None:
     first, second = schema(field("a")), schema(field("b", renamed_from="a"))
     assert became(first, second) == {"id": "id", "b": "a"}
     assert became(schema(field("a"), field("b")), second) == {"id": "id", "b": "b"}
+    assert became(schema(field("a", "str")), first, [second]) == {"id": "id"}  # another field of the former name
 
 
 def test_two_fields_that_swap_their_names_through_a_third_are_told_apart() -> None:
