@@ -37,6 +37,7 @@ from warpstore.errors import (
     KeyNotFoundError,
     LimitError,
     MemoryLimitError,
+    MigrationError,
     MissingExtraError,
     NotAStoreError,
     OpenError,
@@ -58,8 +59,11 @@ from warpstore.errors import (
     WrongThreadError,
 )
 from warpstore.interchange import ArrowBatches
+from warpstore.migration import MigrationReport, migrate
+from warpstore.migration_plan import MigrationPlan, TablePlan, VersionPlan, migration_plan
 from warpstore.observe.prometheus import prometheus_collector
 from warpstore.record import Record
+from warpstore.rollback import forget_rollback, roll_back
 from warpstore.statistics import LaneStatistics, ShardStatistics, StoreStatistics, TableStatistics
 from warpstore.store import Store, open  # noqa: A004 - it is used as ws.open
 from warpstore.strategy import Strategy
@@ -100,6 +104,9 @@ __all__ = [
     "LimitError",
     "Memory",
     "MemoryLimitError",
+    "MigrationError",
+    "MigrationPlan",
+    "MigrationReport",
     "MissingExtraError",
     "NotAStoreError",
     "OpenError",
@@ -120,6 +127,7 @@ __all__ = [
     "SyncStore",
     "SyncTable",
     "Table",
+    "TablePlan",
     "TableStatistics",
     "TargetExistsError",
     "Temporal",
@@ -128,11 +136,16 @@ __all__ = [
     "UsageError",
     "ValidationError",
     "VersionConflictError",
+    "VersionPlan",
     "WarpstoreError",
     "WrongThreadError",
     "derived",
+    "forget_rollback",
+    "migrate",
+    "migration_plan",
     "open",
     "open_sync",
     "prometheus_collector",
     "restore",
+    "roll_back",
 ]

@@ -68,6 +68,23 @@ class CheckpointManifest(msgspec.Struct, frozen=True):
     blocks: list[int] = []
 
 
+class KeptState(msgspec.Struct, frozen=True):
+    """The state before a migration, for the way back.
+
+    Attributes:
+        tables: The tables as they were.
+        shards: The checkpoints as they were. Their files, and the block files that they name, stay as long as this is
+            in the manifest.
+        written: Names of the checkpoint files that the migration wrote in their place.
+        kept_at_ms: When it was, in milliseconds since the epoch.
+    """
+
+    tables: dict[str, TableManifest]
+    shards: list[CheckpointManifest]
+    written: list[str]
+    kept_at_ms: int
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """What a store consists of.
 
@@ -82,6 +99,7 @@ class Manifest(msgspec.Struct, frozen=True):
         tables: By table name.
         clean_lsns: Per shard, the last LSN at a clean close; empty while the store is open or after a crash.
         durability: How the store was last opened, for those who read it beside its owner; "" if nobody said.
+        rollback: The state before the last migration, or None.
     """
 
     store_id: str
@@ -94,6 +112,12 @@ class Manifest(msgspec.Struct, frozen=True):
     tables: dict[str, TableManifest]
     clean_lsns: list[int]
     durability: str = ""
+    rollback: KeptState | None = None
+
+    @property
+    def shards_named(self) -> list[CheckpointManifest]:
+        """The checkpoint entries whose files have to be there: the current ones, and those of the way back."""
+        return [*self.shards, *(self.rollback.shards if self.rollback is not None else ())]
 
     @property
     def id_bytes(self) -> bytes:

@@ -63,6 +63,7 @@ TTL = str | float | timedelta
 
 _CHUNK = 1024
 _READS_OF_A_REWRITE = 4
+_NOTHING_CHANGED: frozenset[str] = frozenset()
 
 
 class Table(MemoryTable[R], Interchange, Generic[R]):
@@ -494,7 +495,7 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
             try:
                 return project(head_of(value) if is_split(value) else value)
             except msgspec.DecodeError:
-                return project(self._encode(self._decoded(value))[2])
+                return project(self._codec.encode_changed(self._decoded(value), _NOTHING_CHANGED)[2])
 
         return decode
 
