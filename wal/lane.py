@@ -663,7 +663,7 @@ class Lane:
             try:
                 await self._run(lambda: self.segments.remove_unused(self.active_number))
             except OSError as e:  # they take space, and the next opening uses them or removes them
-                logger.warning("event=unused_segments_stay directory=%s error=%s", self.segments.directory, e)
+                log_event(logger, logging.WARNING, "unused_segments_stay", directory=self.segments.directory, error=e)
         return end
 
     def _finish(self) -> None:

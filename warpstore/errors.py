@@ -256,7 +256,10 @@ class BackupError(WarpstoreError):
 
     Attributes:
         path: The path at fault.
+        is_loggable: Its messages name files and what is wrong with them, nothing stored.
     """
+
+    is_loggable: ClassVar[bool] = True
 
     def __init__(self, message: str, *, path: str) -> None:
         super().__init__(message)

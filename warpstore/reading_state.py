@@ -21,6 +21,7 @@ import logging
 from time import sleep
 from typing import TYPE_CHECKING
 
+from wal import log_event
 from wal.format import split_position
 from wal.replay import segment_path
 from warpstore import manifest as manifests
@@ -89,7 +90,7 @@ def read_state(context: StoreContext) -> tuple[Manifest, list[Prepared]]:
             sleep(PAUSE_S)  # a group was being written where the log was read
         else:
             release_all(state.checkpoint for state in states)
-            logger.info("event=read_again path=%s", context.path)
+            log_event(logger, logging.INFO, "read_again", path=context.path)
         before = after
     raise UnavailableError(f"{context.path}: changes faster than it can be read")
 

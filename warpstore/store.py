@@ -173,7 +173,28 @@ class Store:
             are kept until the copy is done. In "memory" mode, a checkpoint first.
         """
         self._check_owner()
-        return await back_up(self._context, self._catalog, os.fspath(target), progress or no_progress)
+        clock, folder = self._context.clock, os.fspath(target)
+        began_s = clock.monotonic()
+        try:
+            with self._context.tracing.span("backup") as span:
+                result = await back_up(self._context, self._catalog, folder, progress or no_progress)
+                span.set("warpstore.backup_bytes", result.n_bytes)
+                span.set("warpstore.copied_bytes", result.copied_bytes)
+        except Exception as e:
+            log_event(logger, logging.WARNING, "backup_failed", path=self.path, target=folder, error=e)
+            raise
+        log_event(
+            logger,
+            logging.INFO,
+            "backup_written",
+            path=self.path,
+            target=result.path,
+            files=result.n_files,
+            bytes=result.n_bytes,
+            copied_bytes=result.copied_bytes,
+            seconds=clock.monotonic() - began_s,
+        )
+        return result
 
     async def drop(self, name: str) -> None:
         """Remove a stored table that was opened without a record type. Its bytes go with the next checkpoint.
@@ -210,10 +231,17 @@ class Store:
         self._context.check()
         if self._reader is None:
             return
+        clock = self._context.clock
+        began_s = clock.monotonic()
         try:
-            await self._reader.refresh(self._tables.values())
-        except OSError as e:
-            raise UnavailableError(f"{self.path}: cannot be read: {e}") from e
+            with self._context.tracing.span("refresh"):
+                await self._reader.refresh(self._tables.values())
+        except Exception as e:
+            log_event(logger, logging.WARNING, "refresh_failed", path=self.path, error=e)
+            if isinstance(e, OSError):
+                raise UnavailableError(f"{self.path}: cannot be read: {e}") from e
+            raise
+        log_event(logger, logging.INFO, "store_refreshed", path=self.path, seconds=clock.monotonic() - began_s)
 
     def _check_owner(self) -> None:
         """Raise if a call may not be served that changes the store.

@@ -10,13 +10,16 @@ import pytest
 
 from tests.support import faulty_files
 from tests.support.worlds import User, World, users, world_in
+from tests.unit.test_cli_blocks import Doc, docs
 from warpstore import manifest as manifests
 from warpstore.backup import format as backups
 from warpstore.backup import restore
 from warpstore.backup.copying import crc_of
 from warpstore.backup.format import BackupResult
 from warpstore.backup.job import BackupJob, Progress, run_backup
-from warpstore.checkpoint.whole import verified_crc
+from warpstore.blocks import block_path
+from warpstore.blocks import whole as blocks
+from warpstore.checkpoint import whole as checkpoints
 from warpstore.errors import BackupError
 
 
@@ -56,12 +59,14 @@ async def test_power_lost_anywhere_leaves_a_whole_backup(world: World, tmp_path:
         return BackupResult(job.target, 0, 0, 0, 0)
 
     world._backup = keep  # type: ignore[method-assign]
-    async with world.open(User, shards=2) as store:
+    async with world.open(User, Doc, shards=2) as store:
         await store[User].put_many(users(0, 40))
+        await store[Doc].put_many(docs(0, 10))
         await store.checkpoint()
         await store[User].put_many(users(20, 60))
         await store.backup(copy)
         await store[User].put_many(users(0, 10, note="x"))
+        await store[Doc].put_many(docs(0, 1, salt=1))
         await store.checkpoint()
         await store[User].put_many(users(50, 70))
         await store.backup(copy)
@@ -90,6 +95,9 @@ async def test_power_lost_anywhere_leaves_a_whole_backup(world: World, tmp_path:
             break
     assert n > 30
     assert seen == {1, 2}
+    old, new = ({n for entry in job.store.shards for n in entry.blocks} for job in (first, second))
+    assert old & new  # block files that the second backup takes from the first,
+    assert new - old  # and that it copies
     source = at.crash(rng)
     for n in range(10_000):
         target = source.crash(rng)
@@ -105,7 +113,10 @@ async def test_power_lost_anywhere_leaves_a_whole_backup(world: World, tmp_path:
             store = manifests.read(after, made)
             for shard, entry in enumerate(store.shards):
                 path = f"{made}/checkpoint/{entry.name}"
-                verified_crc(after, path, store_id=store.id_bytes, shard=shard)
+                checkpoints.verified_crc(after, path, store_id=store.id_bytes, shard=shard)
+                for number in entry.blocks:
+                    at_blocks = block_path(f"{made}/blocks", number)
+                    blocks.verified_crc(after, at_blocks, store_id=store.id_bytes, number=number)
         else:
             assert not is_done
             restore(copy, made, files=after, random_u64=lambda: rng.getrandbits(64))

@@ -158,3 +158,48 @@ async def test_the_life_of_a_store_is_logged(world: World, caplog: pytest.LogCap
     assert f"event=store_opened path={world.path} epoch=1 durability=interval shards=2 lanes=1 seconds=0" in caplog.text
     assert 'event=checkpoint_failed reason="asked for" error=OSError:EIO' in caplog.text
     assert "u000" not in caplog.text
+
+
+async def test_backups_restores_and_refreshes_are_logged(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy, new = tmp_path / "copy", tmp_path / "new"
+    async with world.open(User, shards=1) as store:
+        await store[User].put_many(users(0, 5))
+        await store.checkpoint()
+        async with world.open(User, read_only=True) as reader:
+            caplog.set_level(logging.INFO)
+            await store.backup(copy)
+            with pytest.raises(ws.BackupTargetError):
+                await store.backup(world.path)
+            await reader.refresh()
+            world.files.fail("open", "MANIFEST")
+            with pytest.raises(ws.UnavailableError):
+                await reader.refresh()
+            ws.restore(copy, new)
+            with pytest.raises(ws.BackupTargetError):
+                ws.restore(copy, new)
+            caplog.set_level(logging.CRITICAL)
+    logged = [(record.event, record.fields) for record in caplog.records]  # type: ignore[attr-defined]
+    assert [event for event, _ in logged] == [
+        "backup_written",
+        "backup_failed",
+        "store_refreshed",
+        "refresh_failed",
+        "store_restored",
+        "restore_failed",
+    ]
+    n_bytes = sum(path.stat().st_size for path in copy.rglob("*.ckpt"))
+    assert logged[0][1] | {"seconds": 0} == {
+        "path": world.path,
+        "target": str(copy),
+        "files": 1,
+        "bytes": n_bytes,
+        "copied_bytes": n_bytes,
+        "seconds": 0,
+    }
+    assert "lies inside the store" in logged[1][1]["error"]
+    assert logged[3][1] == {"path": world.path, "error": "OSError:EIO"}
+    assert (logged[4][1]["source"], logged[4][1]["path"], logged[4][1]["bytes"]) == (str(copy), str(new), n_bytes)
+    assert "holds a store" in logged[5][1]["error"]
+    assert "u000" not in caplog.text

@@ -111,7 +111,9 @@ async def test_a_lane_tells_what_is_written_and_what_is_durable(world: World) ->
 async def test_a_lane_that_failed_is_counted_and_says_why(world: World) -> None:
     async with world.open(User, shards=2) as store:
         await store[User].put(User(id="a"))
-        world.files.fail("sync", ".wal")
+        lane = store._context.lanes[0].lane
+        assert lane is not None
+        world.files.fail("sync", f"{lane.active_number:016x}.wal")  # not the one that is being made
         with pytest.raises(ws.OutcomeUnknownError):
             await store[User].put(User(id="b"))
         await until(lambda: all(actor.state == "running" for actor in store.statistics().actors))

@@ -120,6 +120,39 @@ async def test_a_failure_is_told_by_its_type_and_no_message(world: World) -> Non
     assert failed.events == ()
 
 
+@pytest.mark.parametrize("mode", ["fsync", "memory"])
+async def test_a_backup_its_restore_and_a_refresh_have_spans(mode: str, world: World, tmp_path: Path) -> None:
+    copy, new = tmp_path / "copy", tmp_path / "new"
+    async with world.open(User, durability=mode) as store:
+        await store[User].put_many(users(0, 20))
+        first = await store.backup(copy)
+        second = await store.backup(copy)
+        assert await store.refresh() is None
+        async with world.open(User, read_only=True) as reader:
+            await reader.refresh()
+        with pytest.raises(ws.BackupTargetError):
+            await store.backup(world.path)
+    restored = ws.restore(copy, new)
+    with pytest.raises(ws.BackupTargetError):
+        ws.restore(copy, new)
+    done, again, refused = spans("backup")
+    for span, result in ((done, first), (again, second)):
+        assert told(span)["db.namespace"] == world.path
+        assert told(span)["warpstore.backup_bytes"] == result.n_bytes
+        assert told(span)["warpstore.copied_bytes"] == result.copied_bytes
+    assert told(refused)["error.type"] == "warpstore.errors.BackupTargetError"
+    if mode == "memory":  # whose cut is a checkpoint
+        assert [parent_of(span) for span in spans("checkpoint")[:2]] == [
+            span.get_span_context().span_id for span in (done, again)
+        ]
+    made, failed = spans("restore")
+    assert told(made)["db.namespace"] == str(new)
+    assert told(made)["warpstore.backup_bytes"] == restored.n_bytes
+    assert told(failed)["error.type"] == "warpstore.errors.BackupTargetError"
+    (moved,) = spans("refresh")  # the owner's does nothing
+    assert told(moved)["db.namespace"] == world.path
+
+
 async def test_an_opening_that_fails_ends_its_span(world: World) -> None:
     Path(world.path).write_text("a file")
     with pytest.raises(ws.NotAStoreError):
@@ -137,7 +170,7 @@ async def test_calls_make_no_spans_and_are_the_same_functions_unless_asked(world
         assert type(table.scan()) is Scan
         assert type(store[Reading].column("value")) is Column
         before = len(_exporter.get_finished_spans())
-        for call in CALLS[:-2]:
+        for call in CALLS[:-4]:  # not a checkpoint, nor what begins with one or ends the table
             try:
                 await call(store)
             except ws.WarpstoreError:

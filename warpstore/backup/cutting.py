@@ -19,7 +19,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from wal import LogFullError, WalError
+from wal import LogFullError, WalError, log_event
 from warpstore.backup.copying import REST_SHARE
 from warpstore.backup.format import BackupResult
 from warpstore.backup.job import BackupJob, Progress
@@ -39,7 +39,8 @@ async def back_up(context: StoreContext, catalog: Catalog, target: str, progress
     target = checked_target(catalog, target)
     if context.config.durability == "memory":
         assert context.checkpointer is not None
-        await context.checkpointer.call("a backup", timeout=None)
+        with context.tracing.asking():
+            await context.checkpointer.call("a backup", timeout=None)
     pinned = catalog.pin()
     try:
         job = await _cut(context, catalog, pinned, target)
@@ -99,4 +100,4 @@ async def _let_go(context: StoreContext, catalog: Catalog) -> None:
         try:
             await context.run(lambda: let_go(context, catalog))
         except OSError as e:
-            logger.warning("event=backup_strays_left error=%s", e)
+            log_event(logger, logging.WARNING, "backup_strays_left", path=context.path, error=e)

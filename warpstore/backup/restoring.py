@@ -9,13 +9,15 @@ there.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 
 import msgspec
 
-from wal import File, FileSystem, OsFileSystem, Segments, WalError
+from wal import File, FileSystem, OsFileSystem, Segments, WalError, log_event
 from warpstore import manifest as manifests
 from warpstore.backup import format as backups
 from warpstore.backup.copying import copy_slices, crc_of, failure, no_progress
@@ -33,6 +35,9 @@ from warpstore.checkpoint import whole as checkpoints
 from warpstore.errors import BackupDamagedError, BackupSourceError, BackupTargetError, CorruptionError
 from warpstore.locking import LOCK_NAME
 from warpstore.manifest import LaneManifest
+from warpstore.observe.tracing import Tracing
+
+logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 64 << 20
 _Group = tuple[int, int, list[bytes]]
@@ -73,18 +78,47 @@ def restore(
     system = OsFileSystem() if files is None else files
     random = _random_u64 if random_u64 is None else random_u64
     here, there = os.path.abspath(os.fspath(source)), os.path.abspath(os.fspath(target))
+    began_s = monotonic()
     try:
-        backup = _read(system, here)
-        _check_target(system, here, there)
-        lock = system.lock(f"{there}/{LOCK_NAME}", b"%d\n" % os.getpid())
+        with Tracing(there).span("restore") as span:
+            result = _restored(system, here, there, random, progress or no_progress)
+            span.set("warpstore.backup_bytes", result.n_bytes)
+    except Exception as e:
+        log_event(logger, logging.WARNING, "restore_failed", source=here, path=there, error=e)
+        raise
+    n_files, n_bytes, seconds = result.n_files, result.n_bytes, monotonic() - began_s
+    log_event(
+        logger,
+        logging.INFO,
+        "store_restored",
+        source=here,
+        path=there,
+        files=n_files,
+        bytes=n_bytes,
+        seconds=seconds,
+    )
+    return result
+
+
+def _restored(
+    files: FileSystem,
+    source: str,
+    target: str,
+    random_u64: Callable[[], int],
+    progress: Callable[[int, int], object],
+) -> BackupResult:
+    try:
+        backup = _read(files, source)
+        _check_target(files, source, target)
+        lock = files.lock(f"{target}/{LOCK_NAME}", b"%d\n" % os.getpid())
         try:
-            return _Restore(system, here, there, backup, random, progress or no_progress).run()
+            return _Restore(files, source, target, backup, random_u64, progress).run()
         finally:
             lock.close()
     except BlockingIOError as e:
-        raise BackupTargetError(f"{there}: another restore into it is under way", path=there) from e
+        raise BackupTargetError(f"{target}: another restore into it is under way", path=target) from e
     except OSError as e:
-        raise failure(e, there) from e
+        raise failure(e, target) from e
 
 
 def _random_u64() -> int:
