@@ -193,7 +193,12 @@ class _Restore:
             files,
             target,
             msgspec.structs.replace(
-                before, store_id=self._store_id.hex(), epoch=before.epoch + 1, lanes=lanes, clean_lsns=self._backup.lsns
+                before,
+                store_id=self._store_id.hex(),
+                epoch=before.epoch + 1,
+                lanes=lanes,
+                clean_lsns=self._backup.lsns,
+                rollback=None,
             ),
         )
         with suppress(OSError):  # the store is whole with it, too
