@@ -15,6 +15,7 @@ User code runs here (computed fields, ``__post_init__``), so the job runs in a t
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from threading import Event
@@ -22,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from wal import FileSystem, Lock
+from wal import FileSystem, Lock, log_event
 from warpstore import manifest as manifests
 from warpstore.blocks import BlockFiles
 from warpstore.catalog import CHECKPOINT_SUFFIX, Catalog, check_names, older_schemas
@@ -34,6 +35,7 @@ from warpstore.keys import HotKey, slot_range
 from warpstore.lane_keeper import release_all
 from warpstore.manifest import CheckpointManifest, KeptState, TableManifest
 from warpstore.migration_plan import MigrationPlan, digest_of, target_tables
+from warpstore.observe.tracing import Tracing
 from warpstore.opening import take_lock
 from warpstore.plan import Plan
 from warpstore.record import Record, plan_of
@@ -42,6 +44,8 @@ from warpstore.store import open as open_store
 from warpstore.strategy import Strategy
 from warpstore.values import DEADLINE_BYTES, deadline_of, has_deadline, split_payload, with_deadline
 from warpstore.would_block import WouldBlock
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], object]
 
@@ -108,12 +112,34 @@ async def migrate(
     """
     environment = environment or Environment()
     where = os.path.abspath(os.fspath(path))  # noqa: ASYNC240 - it reads no file
+    began_s = environment.clock.monotonic()
+    try:
+        with Tracing(where).span("migrate") as span:
+            report = await _migrated_store(where, models, plan, keep, progress, environment)
+            span.set("warpstore.rewritten_records", report.n_rewritten)
+    except Exception as e:
+        log_event(logger, logging.WARNING, "migration_failed", path=where, error=e)
+        raise
+    seconds = environment.clock.monotonic() - began_s
+    n, n_others = report.n_rewritten, report.n_untouched
+    log_event(logger, logging.INFO, "store_migrated", path=where, rewritten=n, untouched=n_others, seconds=seconds)
+    return report
+
+
+async def _migrated_store(
+    path: str,
+    models: Sequence[type[Record]],
+    plan: MigrationPlan | None,
+    keep: bool,  # noqa: FBT001 - as `migrate` has it
+    progress: Progress | None,
+    environment: Environment,
+) -> MigrationReport:
     plans = [plan_of(model) for model in models]
     check_names(plans)
     run = environment.runner(asyncio.get_running_loop())
     lock: Lock | None = None
     try:
-        lock, catalog = await _at_rest(where, plans, plan, environment)
+        lock, catalog = await _at_rest(path, plans, plan, environment)
         tables = _to_migrate(catalog, plans)
         if not tables:
             return MigrationReport(n_rewritten=0, n_untouched=0, has_rollback=catalog.manifest.rollback is not None)

@@ -8,11 +8,12 @@ There is no second copy that could be older or half there, and files and their n
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from wal import FileSystem
+from wal import FileSystem, log_event
 from wal.replay import segment_numbers, segment_path
 from warpstore import manifest as manifests
 from warpstore._native import MemoryPool
@@ -24,7 +25,10 @@ from warpstore.errors import MigrationError, OpenError
 from warpstore.lane_keeper import release_all
 from warpstore.log_at_rest import read_log
 from warpstore.manifest import KeptState, LaneManifest
+from warpstore.observe.tracing import Tracing
 from warpstore.opening import take_lock
+
+logger = logging.getLogger(__name__)
 
 
 def roll_back(
@@ -49,21 +53,32 @@ def roll_back(
         cleanly, its log is read.
     """
     environment = environment or Environment()
-    files = environment.files
-    with _locked(path, files) as catalog:
-        kept = _kept(catalog)
-        if not discard_writes:
-            why = _written_since(files, catalog, kept)
-            if why is not None:
-                raise MigrationError(
-                    f"{catalog.path}: {why} since the migration; discard_writes=True goes back all the same, and loses"
-                    " that. Nothing was changed.",
-                    path=catalog.path,
-                )
-        _check_kept(files, catalog, kept)
-        lanes = [_after_all_segments(files, catalog, lane) for lane in range(len(catalog.manifest.lanes))]
-        catalog.rolled_back(kept, lanes)
-        _clean_up(files, catalog)
+    where = os.path.abspath(os.fspath(path))
+    began_s = environment.clock.monotonic()
+    try:
+        with Tracing(where).span("roll_back"), _locked(where, environment.files) as catalog:
+            _roll_back(environment.files, catalog, discard_writes=discard_writes)
+    except Exception as e:
+        log_event(logger, logging.WARNING, "roll_back_failed", path=where, error=e)
+        raise
+    seconds = environment.clock.monotonic() - began_s
+    log_event(logger, logging.INFO, "store_rolled_back", path=where, seconds=seconds)
+
+
+def _roll_back(files: FileSystem, catalog: Catalog, *, discard_writes: bool) -> None:
+    kept = _kept(catalog)
+    if not discard_writes:
+        why = _written_since(files, catalog, kept)
+        if why is not None:
+            raise MigrationError(
+                f"{catalog.path}: {why} since the migration; discard_writes=True goes back all the same, and loses"
+                " that. Nothing was changed.",
+                path=catalog.path,
+            )
+    _check_kept(files, catalog, kept)
+    lanes = [_after_all_segments(files, catalog, lane) for lane in range(len(catalog.manifest.lanes))]
+    catalog.rolled_back(kept, lanes)
+    _clean_up(files, catalog)
 
 
 def forget_rollback(path: str | os.PathLike[str], *, environment: Environment | None = None) -> bool:
@@ -82,26 +97,27 @@ def forget_rollback(path: str | os.PathLike[str], *, environment: Environment | 
         Blocks: one replacement of the manifest, and the removal of the files.
     """
     files = (environment or Environment()).files
-    with _locked(path, files) as catalog:
+    where = os.path.abspath(os.fspath(path))
+    with _locked(where, files) as catalog:
         if catalog.manifest.rollback is None:
             return False
         catalog.rollback_forgotten()
         catalog.remove_strays()
-        return True
+    log_event(logger, logging.INFO, "rollback_forgotten", path=where)
+    return True
 
 
 @contextmanager
-def _locked(path: str | os.PathLike[str], files: FileSystem) -> Iterator[Catalog]:
+def _locked(path: str, files: FileSystem) -> Iterator[Catalog]:
     """Give the catalog of a store while its lock is held; what fails below leaves as `OpenError`."""
-    where = os.path.abspath(os.fspath(path))
     try:
-        lock = take_lock(files, where, must_exist=True)
+        lock = take_lock(files, path, must_exist=True)
         try:
-            yield Catalog(files, where, manifests.read(files, where))
+            yield Catalog(files, path, manifests.read(files, path))
         finally:
             lock.close()
     except OSError as e:
-        raise OpenError(f"{where}: {e}", path=where) from e
+        raise OpenError(f"{path}: {e}", path=path) from e
 
 
 def _kept(catalog: Catalog) -> KeptState:
