@@ -13,6 +13,7 @@ from warpstore.cli.dump import dump
 from warpstore.cli.failures import reported
 from warpstore.cli.get import get
 from warpstore.cli.info import info
+from warpstore.cli.migrate import migrate, rollback
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     info,
@@ -20,6 +21,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     dump,
     get,
     compact,
+    migrate,
+    rollback,
     demo,
 )
 
