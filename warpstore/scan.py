@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 KEYS_PER_RANGE = 512
 RANGE_BYTES = 1 << 20
-"""Of a generation, what is copied at a time for a merge: so many keys, or so many bytes and the value that gets there."""
+"""Of a generation, what is copied for a merge at a time: so many keys, or so many bytes, the last value more."""
 
 JOINED_PER_STEP = 256
 JOINED_FILE_BYTES = 1 << 20
