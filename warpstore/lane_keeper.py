@@ -217,6 +217,7 @@ def load_tiers(context: StoreContext, catalog: Catalog, shard: int) -> tuple[Tie
             blocks=context.blocks,
         )
         if checkpoint.lsn != entry.lsn:
+            checkpoint.release()
             raise CorruptionError(f"{path}: it ends at LSN {checkpoint.lsn}, not {entry.lsn}", path=path, offset=0)
     slots = slot_range(shard, len(catalog.manifest.shards))
     tiers = {

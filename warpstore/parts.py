@@ -45,6 +45,11 @@ def size_class(n_bytes: int) -> int:
     return exponent << _MANTISSA_BITS | n_bytes >> exponent
 
 
+def bytes_of_class(size: int) -> int:
+    """Return about how many bytes the class of a size stands for."""
+    return (size & _MANTISSA_MASK) << (size >> _MANTISSA_BITS)
+
+
 class Place(NamedTuple):
     """Where a part is: in which file, in the block at which offset, as which item; and the class of its size."""
 
@@ -56,7 +61,7 @@ class Place(NamedTuple):
     @property
     def n_bytes(self) -> int:
         """About how many bytes of the file it takes."""
-        return (self.size & _MANTISSA_MASK) << (self.size >> _MANTISSA_BITS)
+        return bytes_of_class(self.size)
 
 
 class PartPlan(msgspec.Struct, frozen=True, array_like=True):

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from warpstore.blocks import BlockFiles
 from warpstore.catalog import Catalog, check_names, new_manifest, with_schemas
 from warpstore.config import Config
 from warpstore.context import StoreContext
@@ -24,9 +25,10 @@ from warpstore.hot_tier import HotTier
 from warpstore.keys import slot_range
 from warpstore.lane_keeper import Prepared, release_all
 from warpstore.manifest import Manifest, SchemaEntry, TableManifest
+from warpstore.memory_cap import check_pools, priority_of
 from warpstore.observe.tracing import Tracing
 from warpstore.plan import Plan
-from warpstore.reading_state import read_state
+from warpstore.reading_state import read_manifest, read_state
 from warpstore.routes import TableRoutes
 from warpstore.schema import Schema
 from warpstore.shard import Shard
@@ -75,10 +77,15 @@ class Reader:
             OpenError, IncompatibleSchemaError, UnavailableError: as for `warpstore.open`.
             ConfigError: a setting contradicts the store.
         """
+        context = self._context
         await self.root.start()
-        manifest, states = await self._context.run(lambda: read_state(self._context))
+        first = await context.run(lambda: read_manifest(context))
+        context.blocks = BlockFiles(
+            context.files, self.catalog.block_directory, store_id=first.id_bytes, cache=context.caps.block_cache
+        )
+        manifest, states = await self._read(first)
         try:
-            _check_config(self._context.config, manifest)
+            _check_config(context.config, manifest)
             merged = self._merged(manifest)
             self._bound = {plan.table: merged.tables[plan.table].schemas[-1] for plan in self._plans}
             shards = await self._shards(states)
@@ -91,11 +98,9 @@ class Reader:
         """Move to the newer state; see `Store.refresh`."""
         context = self._context
         async with self._refreshing:
-            manifest, states = await context.run(lambda: read_state(context))
+            manifest, states = await self._read(await context.run(lambda: read_manifest(context)))
             try:
                 context.check()
-                if manifest.store_id != self.catalog.manifest.store_id:
-                    raise OpenError(f"{context.path}: holds another store than before; open it anew", path=context.path)
                 merged = self._merged(manifest)
                 shards = await self._shards(states)
             except BaseException:
@@ -111,6 +116,26 @@ class Reader:
             for shard in before:
                 shard.release_state()
                 await shard.stop()
+
+    async def _read(self, manifest: Manifest) -> tuple[Manifest, list[Prepared]]:
+        """Read a state, and count the memory of every table in it; the manifest was read before."""
+        context = self._context
+        while True:
+            self._add_pools(manifest)
+            manifest, states = await context.run(lambda: read_state(context))
+            if context.pools.keys() >= {table.table for table in manifest.tables.values()}:
+                return manifest, states
+            release_all(state.checkpoint for state in states)  # a table came between
+
+    def _add_pools(self, manifest: Manifest) -> None:
+        context = self._context
+        for name, table in manifest.tables.items():
+            if table.table not in context.pools:
+                context.pools[table.table] = context.caps.add_table(
+                    table.table, priority_of(table), context.strategies.get(name)
+                )
+        if context.caps.is_active:
+            context.on_growth = context.caps.check
 
     async def close(self) -> None:
         """End the shards; their checkpoints are the context's to release."""
@@ -163,6 +188,7 @@ class Reader:
     def _install(self, manifest: Manifest, shards: list[Shard]) -> None:
         """Put a state in place of the one before, in one step."""
         context = self._context
+        self._add_pools(manifest)  # of tables that are not stored
         for name, table in manifest.tables.items():
             number = context.table_numbers.get(name)
             routes = TableRoutes(table.table) if number is None else context.tables.pop(number)
@@ -172,7 +198,10 @@ class Reader:
             context.table_numbers[name] = table.table
             for shard in shards:
                 if table.table not in shard.tiers:  # not stored: empty
-                    shard.tiers[table.table] = HotTier(table.table, shard.slots, shard.checkpoint)
+                    pool = context.pools[table.table]
+                    shard.tiers[table.table] = HotTier(
+                        table.table, shard.slots, shard.checkpoint, pool, context.on_growth
+                    )
         for name in set(context.table_numbers) - set(manifest.tables):  # the owner dropped it
             del context.tables[context.table_numbers.pop(name)]
         self.catalog.manifest = manifest
@@ -180,6 +209,7 @@ class Reader:
         for shard in shards:
             context.follow(shard)
         context.forget_columns()
+        context.caps.check()
 
 
 def _check_config(config: Config, manifest: Manifest) -> None:
@@ -205,8 +235,10 @@ async def open_reader(
         ConfigError: a setting contradicts the store.
     """
     check_names(plans)
+    check_pools(plan.strategy for plan in plans)
     context = StoreContext(path, asyncio.get_running_loop(), config, environment, NoLock(), tracing)
     context.read_only = ReadOnlyStoreError(f"the store {path!r} was opened with read_only=True: it takes no writes")
+    context.strategies = {plan.table: plan.strategy for plan in plans}
     reader = Reader(context, plans)
     try:
         await reader.open()

@@ -59,6 +59,7 @@ def read_state(context: StoreContext) -> tuple[Manifest, list[Prepared]]:
     Raises:
         NotAStoreError: there is no store.
         CorruptionError, FormatVersionError: it is damaged, or newer.
+        OpenError: it is another store than the one whose block files the context has.
         UnavailableError: the owner changes it faster than it can be read, or its log cannot be synced.
         OSError: reading failed.
     """
@@ -66,6 +67,8 @@ def read_state(context: StoreContext) -> tuple[Manifest, list[Prepared]]:
     n_same = 0
     damage = ""
     for _ in range(READS_MAX):
+        if before.id_bytes != context.blocks.store_id:
+            raise OpenError(f"{context.path}: holds another store than before; open it anew", path=context.path)
         failure: Exception | None = None
         states: list[Prepared] = []
         try:

@@ -55,19 +55,19 @@ class BlockCount:
     Attributes:
         files: The files.
         n_bytes: Their bytes.
-        parts: Parts in them.
-        live: Those that are of a record in any shard's checkpoint.
+        part_bytes: What the parts in them take, about.
+        live_bytes: What those take that are of a record in any shard's checkpoint.
     """
 
     files: int
     n_bytes: int
-    parts: int
-    live: int
+    part_bytes: int
+    live_bytes: int
 
     @property
     def useless(self) -> float:
-        """Share of the parts that no record has any more."""
-        return 1 - self.live / self.parts if self.parts else 0.0
+        """Share of their bytes that no record has any more."""
+        return 1 - self.live_bytes / self.part_bytes if self.part_bytes else 0.0
 
 
 @dataclass(slots=True)
@@ -222,8 +222,8 @@ class StoredState:
             shard: BlockCount(
                 files=len(mine),
                 n_bytes=sum(self._blocks.n_bytes(use.number) for use in mine),
-                parts=sum(use.n_items for use in mine),
-                live=sum(live[use.number] for use in mine),
+                part_bytes=sum(use.n_bytes for use in mine),
+                live_bytes=sum(live[use.number] for use in mine),
             )
             for shard, mine in uses.items()
         }

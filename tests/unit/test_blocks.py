@@ -501,12 +501,12 @@ def test_a_batch_of_many_blocks_is_left_to_a_thread(case: Case) -> None:
 
 def test_fields_that_are_not_to_be_cached_are_kept_where_it_is_asked_for(case: Case) -> None:
     (value,) = case.write([b"abc" * 40], cache=False)
-    for caches_all in (False, True):
+    for keeps_all in (False, True):
         cache = BlockCache(1 << 20, case.pool)
-        blocks = BlockFiles(case.files, case.folder, store_id=STORE, cache=cache, caches_all=caches_all)
+        blocks = BlockFiles(case.files, case.folder, store_id=STORE, cache=cache, keeps_all=keeps_all)
         blocks.acquire([NUMBER])
         assert blocks.whole(value, blocking=True) == whole(b"abc" * 40)
-        assert bool(cache.n_bytes) == caches_all
+        assert bool(cache.n_bytes) == keeps_all
         blocks.release([NUMBER])
 
 

@@ -380,7 +380,7 @@ def test_bytes_behind_the_last_block_and_a_torn_end_are_named(store: Path) -> No
     checkpoint = stores.checkpoint_file(store).name
     assert {name for name, _, _ in found} == {checkpoint}
     assert any(f"no block begins at offset {last}" in message for _, _, message in found)
-    assert any("items, the directory says" in message for _, _, message in found)
+    assert any("bytes, the directory says" in message for _, _, message in found)
     file.write_bytes(good[:30])
     assert defects(store) == [(file.name, 0, "this is no header of a block file")]
     file.write_bytes(b"")
@@ -413,14 +413,14 @@ def forge_block(file: Path, items: list[bytes]) -> int:
     return offset
 
 
-def test_items_whose_lengths_do_not_add_up_are_named(store: Path) -> None:
+def test_items_that_are_not_all_that_a_block_holds_are_named(store: Path) -> None:
     class Long(bytes):
         def __len__(self) -> int:
             return super().__len__() + 1
 
     (file,) = block_files(store)
     offset = forge_block(file, [b"a", Long(b"b")])
-    assert (file.name, offset, "the lengths of the block's items are wrong") in defects(store)
+    assert (file.name, offset, "the ends of the block's items are wrong") in defects(store)
     forge_block(file, [])
     assert (file.name, offset, "the block has no items") in defects(store)
 
@@ -489,6 +489,7 @@ def moved(**changes: int) -> Callable[[list[Place]], list[Place]]:
         (moved(offset=1 << 39), f"no block begins at offset {1 << 39}"),
         (moved(offset=0), "no block begins at offset 0"),
         (moved(item=5000), "items, and no item 5000"),
+        (lambda places: [places[0]._replace(size=places[0].size + 1), *places[1:]], "its size is wrong"),
         (lambda places: places[:2], "the record has 2 parts, its schema has 3"),
         (lambda places: [places[0], places[1], places[0]], "is that of another record, too"),
     ],
@@ -507,9 +508,11 @@ def test_a_place_that_names_nothing_or_another_part_is_named(change: Any, messag
 
 def test_a_part_of_another_record_is_named(store: Path) -> None:
     rows, uses = rows_and_uses(store)
-    (key, value), (_, other) = rows[5], rows[6]
+    (_, other), (key, value) = rows[5], rows[6]
     theirs = places_of(other)
-    rows[5] = key, with_places(value, lambda _: theirs)
+    rows[6] = key, with_places(value, lambda _: theirs)
+    more = sum(place.n_bytes for place in theirs) - sum(place.n_bytes for place in places_of(value))
+    uses = [msgspec.structs.replace(use, n_live=use.n_live + more) for use in uses]
     stores.replace_checkpoint(store, 1, rows, blocks=uses)
     messages = [message for _, _, message in defects(store)]
     assert len(messages) == 3
@@ -529,20 +532,31 @@ def test_a_record_that_is_none_with_its_parts_is_named(store: Path) -> None:
 
 def test_numbers_of_the_directory_and_lists_that_differ_are_named(store: Path) -> None:
     rows, (use,) = rows_and_uses(store)
+    assert use.n_live == use.n_bytes
+    n = use.n_bytes
     checkpoint = stores.checkpoint_file(store)
     name = block_files(store)[0].name
     for other, message in (
-        (use.n_items + 1, f"the block file {name} has {use.n_items} items, the directory says {use.n_items + 1}"),
-        (use.n_items - 1, f"the block file {name} has {use.n_items} items, the directory says {use.n_items - 1}"),
+        (
+            BlockUse(use.number, n + 1, n),
+            f"the parts in the block file {name} take {n} bytes, the directory says {n + 1}",
+        ),
+        (
+            BlockUse(use.number, n, n - 1),
+            f"the records' parts in the block file {name} take {n} bytes, the directory says {n - 1}",
+        ),
     ):
-        stores.replace_checkpoint(store, 1, rows, blocks=[BlockUse(use.number, other, use.n_live)])
+        stores.replace_checkpoint(store, 1, rows, blocks=[other])
         assert defects(store) == [(checkpoint.name, 0, message)]
     stores.replace_checkpoint(store, 1, rows[1:], blocks=[use])
-    assert (
-        checkpoint.name,
-        0,
-        f"the records have {use.n_live - 3} parts in the block file {name}, the directory says {use.n_live}",
-    ) in defects(store)
+    left = n - sum(place.n_bytes for place in places_of(rows[0][1]))
+    message = f"the records' parts in the block file {name} take {left} bytes, the directory says {n}"
+    assert defects(store) == [(checkpoint.name, 0, message)]
+    stores.replace_checkpoint(store, 1, rows, blocks=[BlockUse(use.number, n - 1, n)])
+    stores.flip(block_files(store)[0], 100)  # a file that is damaged leaves a bound
+    message = f"the directory says that of {n - 1} bytes in the block file {name} {n} are of use"
+    assert (checkpoint.name, 0, message) in defects(store)
+    stores.flip(block_files(store)[0], 100)
     stores.replace_checkpoint(store, 1, rows, blocks=[use, use])
     messages = {message for _, _, message in defects(store)}
     assert messages == {
@@ -662,13 +676,17 @@ def test_files_that_several_shards_share_are_gone_through_once(tmp_path: Path) -
 
 def test_info_shows_files_bytes_and_what_is_useless(store: Path) -> None:
     (file,) = block_files(store)
+    rows, (use,) = rows_and_uses(store)
+    parts = sum(place.n_bytes for _, value in rows for place in places_of(value))
+    assert 0.95 * file.stat().st_size < parts == use.n_bytes <= file.stat().st_size
+    replaced = sum(place.n_bytes for _, value in [*rows[:30], rows[40]] for place in places_of(value))
     for options in ([], ["--quick"]):
         facts = json.loads(run("info", str(store), "--json", *options).stdout)
         assert facts["shards"][0]["blocks"] == {
             "files": 1,
             "bytes": file.stat().st_size,
-            "parts": 900,
-            "live": 900,
+            "part_bytes": parts,
+            "live_bytes": parts,
             "useless": 0.0,
         }
         assert facts["files"]["block"] == {"files": 1, "bytes": file.stat().st_size}
@@ -682,11 +700,11 @@ def test_info_shows_files_bytes_and_what_is_useless(store: Path) -> None:
     (blocks,) = (shard["blocks"] for shard in json.loads(run("info", str(store), "--json").stdout)["shards"])
     assert blocks["files"] == 2
     assert blocks["bytes"] == sum(file.stat().st_size for file in block_files(store))
-    assert (blocks["parts"], blocks["live"]) == (900 + 90, 900 - 3)
-    assert blocks["useless"] == pytest.approx(93 / 990, abs=1e-4)
+    assert blocks["part_bytes"] - blocks["live_bytes"] == replaced
+    assert blocks["useless"] == pytest.approx(replaced / blocks["part_bytes"], abs=1e-4)
     shown = run("info", str(store)).stdout
     assert "block files" in shown
-    assert "9.4%" in shown
+    assert f"{blocks['useless']:.1%}" in shown
 
 
 def test_info_of_a_store_without_block_files_does_not_mention_them(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
     BACKUP               what the backup consists of: written last, replaced as a whole; without it there is no backup
     BACKUP.lock          held by whoever writes here
     checkpoint/          the checkpoints of the cut, under the names that they have in the store
+    blocks/              the block files that those name, likewise
     log/NNN/             of each lane, the sealed segments from the first that counts through the one of the cut
 
 Every file but ``BACKUP`` is immutable and named once in a store's life, so backups share it by name. A file that

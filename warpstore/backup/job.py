@@ -24,8 +24,11 @@ from warpstore.backup import format as backups
 from warpstore.backup.copying import copy_slices, crc_of, failure
 from warpstore.backup.cut_log import replay_cut
 from warpstore.backup.format import BACKUP_LOCK_NAME, BACKUP_NAME, NEW_SUFFIX, BackupFile, BackupManifest, BackupResult
+from warpstore.blocks import block_path
+from warpstore.blocks import whole as blocks
+from warpstore.blocks.format import FILE_HEADER_BYTES as BLOCK_FILE_HEADER_BYTES
+from warpstore.checkpoint import whole as checkpoints
 from warpstore.checkpoint.format import FOOTER_BYTES
-from warpstore.checkpoint.whole import verified_crc
 from warpstore.errors import (
     BackupDamagedError,
     BackupTargetError,
@@ -63,7 +66,7 @@ class BackupJob(msgspec.Struct, frozen=True):
 
 
 class CutFile(NamedTuple):
-    """A file of a cut: where it is, its path in a backup, and of which shard or lane it is."""
+    """A file of a cut: where it is, its path in a backup, and of which shard or lane, or its number."""
 
     source: str
     path: str
@@ -72,13 +75,18 @@ class CutFile(NamedTuple):
 
 def cut_files(job: BackupJob) -> list[CutFile]:
     """Return every file that makes the cut: what a backup copies is what stands here, and nothing else."""
-    return [*_checkpoints(job), *_segments(job)]
+    return [*_checkpoints(job), *_block_files(job), *_segments(job)]
 
 
 def _checkpoints(job: BackupJob) -> Iterator[CutFile]:
     for shard, entry in enumerate(job.store.shards):
         if entry.name:
             yield CutFile(f"{job.path}/checkpoint/{entry.name}", f"checkpoint/{entry.name}", shard)
+
+
+def _block_files(job: BackupJob) -> Iterator[CutFile]:
+    for number in sorted({number for entry in job.store.shards for number in entry.blocks}):
+        yield CutFile(block_path(f"{job.path}/blocks", number), block_path("blocks", number), number)
 
 
 def _segments(job: BackupJob) -> Iterator[CutFile]:
@@ -197,7 +205,7 @@ class _Run:
     def _folders(self) -> list[str]:
         target = self._job.target
         lanes = [f"{target}/log/{lane:03d}" for lane in range(len(self._job.lanes))]
-        return [*lanes, f"{target}/log", f"{target}/checkpoint", target]
+        return [*lanes, f"{target}/log", f"{target}/blocks", f"{target}/checkpoint", target]
 
     def _make_folders(self) -> None:
         for folder in reversed(self._folders()):
@@ -211,7 +219,7 @@ class _Run:
         source = self._open(file)
         try:
             n_bytes = source.size()
-            if file.path.startswith("checkpoint/"):
+            if file.path.startswith(("checkpoint/", "blocks/")):
                 return n_bytes
             header = read_header(source, store_id=self._job.store.id_bytes, lane=file.owner)
             data = source.read(min(n_bytes, SEGMENT_BYTES_MAX), 0)
@@ -237,7 +245,9 @@ class _Run:
         path = f"{self._job.target}/{file.path}"
         if not self._files.exists(path):
             return False
-        at, n = (n_bytes - FOOTER_BYTES, FOOTER_BYTES) if file.path.endswith(".ckpt") else (0, HEADER_BYTES)
+        at, n = 0, BLOCK_FILE_HEADER_BYTES if file.path.startswith("blocks/") else HEADER_BYTES
+        if file.path.startswith("checkpoint/"):
+            at, n = n_bytes - FOOTER_BYTES, FOOTER_BYTES
         theirs = self._files.open(path)
         try:
             is_whole, part = theirs.size() == there.n_bytes, theirs.read(n, at)
@@ -269,8 +279,10 @@ class _Run:
         files, path = self._files, f"{self._job.target}/{file.path}"
         temporary = f"{path}{NEW_SUFFIX}"
         try:
-            if file.path.endswith(".ckpt"):
-                crc = verified_crc(files, temporary, store_id=self._job.store.id_bytes, shard=file.owner)
+            if file.path.startswith("checkpoint/"):
+                crc = checkpoints.verified_crc(files, temporary, store_id=self._job.store.id_bytes, shard=file.owner)
+            elif file.path.startswith("blocks/"):
+                crc = blocks.verified_crc(files, temporary, store_id=self._job.store.id_bytes, number=file.owner)
             else:
                 crc = crc_of(files, temporary, n_bytes)  # its frames are checked with all of the log
             files.rename(temporary, path)
@@ -311,4 +323,4 @@ class _Run:
 
     def _unnamed_folders(self) -> list[str]:
         lanes = [f"log/{name}" for name in self._files.list_directory(f"{self._job.target}/log")]
-        return ["checkpoint", *lanes]
+        return ["checkpoint", "blocks", *lanes]

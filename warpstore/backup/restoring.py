@@ -1,9 +1,10 @@
 """Makes a store of a backup.
 
-The result is a store of its own: it gets another id, in its manifest, its checkpoints and its log, so that no segment
-and no checkpoint of the original can ever count in it. Checkpoints are copied and get the new id in their footer. The
-log is written anew, of the records in the cut only. The manifest comes last; a folder without it that holds the file
-``RESTORING`` is what an interrupted restore left, and the next one begins anew there.
+The result is a store of its own: it gets another id, in its manifest and every other file, so that no segment, no
+checkpoint and no block file of the original can ever count in it. Checkpoints are copied and get the new id in their
+footer, block files in their header. The log is written anew, of the records in the cut only. The manifest comes last; a
+folder without it that holds the file ``RESTORING`` is what an interrupted restore left, and the next one begins anew
+there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import suppress
 
 import msgspec
 
-from wal import FileSystem, OsFileSystem, Segments, WalError
+from wal import File, FileSystem, OsFileSystem, Segments, WalError
 from warpstore import manifest as manifests
 from warpstore.backup import format as backups
 from warpstore.backup.copying import copy_slices, crc_of, failure, no_progress
@@ -27,7 +28,8 @@ from warpstore.backup.format import (
     BackupManifest,
     BackupResult,
 )
-from warpstore.checkpoint.whole import give_to_store
+from warpstore.blocks import whole as blocks
+from warpstore.checkpoint import whole as checkpoints
 from warpstore.errors import BackupDamagedError, BackupSourceError, BackupTargetError, CorruptionError
 from warpstore.locking import LOCK_NAME
 from warpstore.manifest import LaneManifest
@@ -66,7 +68,7 @@ def restore(
         FormatVersionError: the backup was made by a newer warpstore.
 
     Cost:
-        Two passes over the checkpoints (the copy, and its checksum), and a replay of the log.
+        Two passes over the checkpoints and block files (the copy, and its checksum), and a replay of the log.
     """
     system = OsFileSystem() if files is None else files
     random = _random_u64 if random_u64 is None else random_u64
@@ -147,7 +149,9 @@ class _Restore:
         for file in self._backup.files:
             self._check(file)
             if file.path.startswith("checkpoint/"):
-                self._copy(file)
+                self._copy(file, checkpoints.give_to_store)
+            elif file.path.startswith("blocks/"):
+                self._copy(file, blocks.give_to_store)
         lanes = [self._write_log(lane) for lane in range(len(before.lanes))]
         for folder in (*self._folders(), target):
             files.sync_directory(folder)
@@ -166,7 +170,7 @@ class _Restore:
 
     def _folders(self) -> list[str]:
         lanes = [f"{self._target}/log/{lane:03d}" for lane in range(len(self._backup.store.lanes))]
-        return [f"{self._target}/checkpoint", f"{self._target}/log", *lanes]
+        return [*(f"{self._target}/{name}" for name in ("checkpoint", "blocks", "log")), *lanes]
 
     def _begin(self) -> None:
         """Mark the target as ours, and remove what an interrupted restore left in it."""
@@ -191,8 +195,8 @@ class _Restore:
         if crc_of(self._files, path, file.n_bytes) != file.crc:
             raise BackupDamagedError(f"{path}: the checksum is wrong", path=path)
 
-    def _copy(self, file: BackupFile) -> None:
-        """Copy a checkpoint, check the copy, and give it to the new store."""
+    def _copy(self, file: BackupFile, give_to_store: Callable[[File, bytes, bytes], None]) -> None:
+        """Copy a checkpoint or a block file, check the copy, and give it to the new store."""
         files, path = self._files, f"{self._target}/{file.path}"
         copy_slices(files, f"{self._source}/{file.path}", path, file.n_bytes, self._said, rest=0.0)
         if crc_of(files, path, file.n_bytes) != file.crc:

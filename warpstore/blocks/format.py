@@ -14,16 +14,21 @@ count from the first one's beginning.
 from __future__ import annotations
 
 import struct
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import lz4.block
 from google_crc32c import extend, value
 
+from warpstore.parts import size_class
+
 MAGIC = b"WARPBLK1"
 FORMAT_VERSION = 1
 FILE_HEADER_BYTES = 64
 BLOCK_HEADER_BYTES = 32
+ITEM_BYTES = 4
+"""Of an item's end."""
+
 RAW_BYTES_MAX = 20 << 20
 """More than a record of the largest size, and its length."""
 
@@ -142,16 +147,30 @@ def unpack_block(salt: int, offset: int, header: BlockHeader, data: bytes) -> by
     return raw
 
 
-def check_items(raw: bytes, n_items: int) -> None:
-    """Raise if the lengths of a block's items do not add up to what it holds.
+def lengths_of(raw: bytes, n_items: int) -> list[int]:
+    """Return the length of each item of what a block holds.
 
     Raises:
-        ValueError: they do not, or it has no item.
+        ValueError: the items are not all that it holds, or it has none.
     """
     if not n_items:
         raise ValueError("the block has no items")
-    if 4 * n_items + sum(struct.unpack_from(f"<{n_items}I", raw)) != len(raw):
-        raise ValueError("the lengths of the block's items are wrong")
+    ends = struct.unpack_from(f"<{n_items}I", raw)
+    lengths = [end - start for start, end in pairwise((0, *ends))]
+    if min(lengths) < 0 or ITEM_BYTES * n_items + ends[-1] != len(raw):
+        raise ValueError("the ends of the block's items are wrong")
+    return lengths
+
+
+def size_in_file(block_bytes: int, raw_bytes: int, item_bytes: int) -> int:
+    """Return the class of what an item takes of its file: its share of its block, with its end and the header.
+
+    Args:
+        block_bytes: The block's, with its header.
+        raw_bytes: What the block holds, decompressed.
+        item_bytes: The item's.
+    """
+    return size_class(max(1, round(block_bytes / raw_bytes * (item_bytes + ITEM_BYTES))))
 
 
 def item_of(raw: bytes, n_items: int, index: int) -> bytes:

@@ -128,6 +128,11 @@ class BlockFiles:
         store_id: 16 bytes that name the store.
         cache: Keeps blocks that were read.
         keeps_all: Whether it keeps also those whose fields say ``cache=False``; for a pass over all records.
+
+    Attributes:
+        directory: Their folder.
+        store_id: The store that they belong to.
+        cache: Keeps blocks that were read.
     """
 
     def __init__(
@@ -137,7 +142,7 @@ class BlockFiles:
         self.cache = cache
         self._keeps_all = keeps_all
         self._files = files
-        self._store_id = store_id
+        self.store_id = store_id
         self._open: dict[int, BlockFile] = {}
         self._lock = Lock()
 
@@ -153,7 +158,7 @@ class BlockFiles:
                 for number in numbers:
                     file = self._open.get(number)
                     if file is None:
-                        file = BlockFile.open(self._files, self.directory, number, store_id=self._store_id)
+                        file = BlockFile.open(self._files, self.directory, number, store_id=self.store_id)
                         self._open[number] = file
                     file.users += 1
                     taken.append(number)

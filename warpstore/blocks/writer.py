@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from wal import File
-from warpstore.blocks.format import pack_block, pack_file_header
-from warpstore.parts import ITEMS_MAX, PartPlan, Place, size_class
+from warpstore.blocks.format import ITEM_BYTES, pack_block, pack_file_header, size_in_file
+from warpstore.parts import ITEMS_MAX, PartPlan, Place
 
 BLOCK_BYTES = {"lz4": 16 << 10, "max": 64 << 10, "none": 16 << 10}
 """Bytes gathered for a block, before compression. One read decompresses one block."""
 
 _WRITE_BYTES = 1 << 20
-_ITEM_BYTES = 4  # of its length
 
 Placed = Callable[[Place], None]
 
@@ -91,9 +90,9 @@ class BlockWriter:
         compression, cache, threshold = kind
         self._put(pack_block(self._salt, offset, items, compression, threshold, cache=cache))
         self.n_items += len(items)
-        share = (self.n_bytes - offset) / (sum(map(len, items)) + _ITEM_BYTES * len(items))
+        block_bytes, raw_bytes = self.n_bytes - offset, sum(map(len, items)) + ITEM_BYTES * len(items)
         for index, (item, placed) in enumerate(zip(items, waiting, strict=True)):
-            place = Place(self.number, offset, index, size_class(max(1, round(share * (len(item) + _ITEM_BYTES)))))
+            place = Place(self.number, offset, index, size_in_file(block_bytes, raw_bytes, len(item)))
             self.n_placed += place.n_bytes
             placed(place)
 

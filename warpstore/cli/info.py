@@ -73,8 +73,8 @@ def _blocks(count: BlockCount) -> dict[str, Any]:
     return {
         "files": count.files,
         "bytes": count.n_bytes,
-        "parts": count.parts,
-        "live": count.live,
+        "part_bytes": count.part_bytes,
+        "live_bytes": count.live_bytes,
         "useless": round(count.useless, 4),
     }
 
@@ -129,10 +129,6 @@ def _show(facts: dict[str, Any]) -> None:
     if any(use and use["files"] for _, use in blocks):
         typer.echo("")
         print_table(
-            ("shard", "block files", "size", "parts", "useless"),
-            [
-                (shard, use["files"], size(use["bytes"]), use["parts"], f"{use['useless']:.1%}")
-                for shard, use in blocks
-                if use
-            ],
+            ("shard", "block files", "size", "useless"),
+            [(shard, use["files"], size(use["bytes"]), f"{use['useless']:.1%}") for shard, use in blocks if use],
         )

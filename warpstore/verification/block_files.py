@@ -96,7 +96,7 @@ class _Run:
         self._indexes = {number: index for number, index in self._indexes.items() if number in later}
 
     def _file(self, file: BlockFile, checkpoint: Checkpoint | None) -> Iterator[Finding]:
-        said = {} if checkpoint is None else {use.number: use.n_items for use in checkpoint.blocks}
+        said = {} if checkpoint is None else {use.number: use.n_bytes for use in checkpoint.blocks}
         index = BlockIndex()
         try:
             for offset, message in index.defects(file, said.get(file.number)):

@@ -1,7 +1,7 @@
 """Verifies one block file, and remembers what is in it: where blocks start and which items records have named.
 
 Damage does not hide what comes behind it: after a block whose size cannot be believed the next whole one is looked for.
-In memory are one block, 16 bytes for each block of the file, and a bit for each item.
+In memory are one block, 24 bytes for each block of the file, and a bit for each item.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from warpstore.blocks.format import (
     BLOCK_HEADER_BYTES,
     FILE_HEADER_BYTES,
     BlockHeader,
-    check_items,
+    lengths_of,
+    size_in_file,
     unpack_block,
     unpack_block_header,
 )
-from warpstore.parts import Place
+from warpstore.parts import Place, bytes_of_class
 
 _WINDOW_BYTES = 1 << 20
 _FOLLOWED_MAX = 16
@@ -32,12 +33,16 @@ class BlockIndex:
 
     Attributes:
         n_items: The items of its whole blocks.
+        n_placed: What they take of the file, by the places that records should name.
         is_whole: Whether it has no damage.
     """
 
     def __init__(self) -> None:
         self.n_items = 0
+        self.n_placed = 0
         self._offsets = array("Q")
+        self._n_stored = array("I")  # bytes of each block in the file
+        self._n_raw = array("I")  # and decompressed
         self._firsts = array("Q")  # the items before each block
         self._bad_starts = array("Q")
         self._bad_stops = array("Q")
@@ -49,12 +54,12 @@ class BlockIndex:
 
     # Going through the file
 
-    def defects(self, file: BlockFile, n_items: int | None) -> Iterator[tuple[int, str]]:
+    def defects(self, file: BlockFile, n_placed: int | None) -> Iterator[tuple[int, str]]:
         """Yield the offset of each defect and what it is.
 
         Args:
             file: The file.
-            n_items: The items that it should have, if anybody says so.
+            n_placed: What its items should take, if anybody says so.
 
         Raises:
             UnavailableError: reading failed.
@@ -63,15 +68,21 @@ class BlockIndex:
         while at < file.n_bytes:
             found = _block(file, at)
             if not isinstance(found, str):
+                header, lengths = found
+                n_bytes = BLOCK_HEADER_BYTES + header.stored_bytes
                 self._offsets.append(at)
+                self._n_stored.append(n_bytes)
+                self._n_raw.append(header.raw_bytes)
                 self._firsts.append(self.n_items)
-                self.n_items += found.n_items
-                at += BLOCK_HEADER_BYTES + found.stored_bytes
+                self.n_items += len(lengths)
+                sizes = (size_in_file(n_bytes, header.raw_bytes, length) for length in lengths)
+                self.n_placed += sum(map(bytes_of_class, sizes))
+                at += n_bytes
                 continue
             stop = _next_whole(file, at)
             self._bad_starts.append(at)
             self._bad_stops.append(stop)
-            if stop == file.n_bytes and self.n_items == n_items:
+            if stop == file.n_bytes and self.n_placed == n_placed:
                 found = f"{stop - at} bytes behind the last block"
             yield at, found
             at = stop
@@ -84,8 +95,8 @@ class BlockIndex:
 
         What is wrong is "" where the place lies in damage, which `defects` has named.
         """
-        block = bisect_right(self._offsets, place.offset) - 1
-        if block < 0 or self._offsets[block] != place.offset:
+        block = self._block(place)
+        if block is None:
             bad = bisect_right(self._bad_starts, place.offset) - 1
             is_bad = bad >= 0 and place.offset < self._bad_stops[bad]
             return "" if is_bad else f"no block begins at offset {place.offset}"
@@ -99,18 +110,28 @@ class BlockIndex:
         self._named[item >> 3] |= 1 << (item & 7)
         return None
 
+    def size(self, place: Place, n_bytes: int) -> int:
+        """Return the class of size that a place without a `problem` should have, whose part has so many bytes."""
+        block = self._block(place)
+        assert block is not None
+        return size_in_file(self._n_stored[block], self._n_raw[block], n_bytes)
 
-def _block(file: BlockFile, at: int) -> BlockHeader | str:
-    """Return the header of the whole block at an offset, or what is wrong."""
+    def _block(self, place: Place) -> int | None:
+        block = bisect_right(self._offsets, place.offset) - 1
+        return block if block >= 0 and self._offsets[block] == place.offset else None
+
+
+def _block(file: BlockFile, at: int) -> tuple[BlockHeader, list[int]] | str:
+    """Return the header of the whole block at an offset and the lengths of its items, or what is wrong."""
     try:
         header = unpack_block_header(_read(file, BLOCK_HEADER_BYTES, at))
         if at + BLOCK_HEADER_BYTES + header.stored_bytes > file.n_bytes:
             return "the file ends within the block"
         data = _read(file, header.stored_bytes, at + BLOCK_HEADER_BYTES)
-        check_items(unpack_block(file._salt, at, header, data), header.n_items)
+        lengths = lengths_of(unpack_block(file._salt, at, header, data), header.n_items)
     except ValueError as e:
         return str(e)
-    return header
+    return header, lengths
 
 
 def _next_whole(file: BlockFile, at: int) -> int:

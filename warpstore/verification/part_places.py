@@ -69,11 +69,20 @@ class PartPlaces:
         for use in self._checkpoint.blocks:
             index = self._indexes.get(use.number)
             name = _name(use.number)
-            if index is not None and index.is_whole and index.n_items != use.n_items:
-                yield 0, f"the block file {name} has {index.n_items} items, the directory says {use.n_items}"
+            if index is not None and index.is_whole and index.n_placed != use.n_bytes:
+                yield (
+                    0,
+                    f"the parts in the block file {name} take {index.n_placed} bytes, the directory says {use.n_bytes}",
+                )
             n_live = self._n_live[use.number]
             if self._is_complete and n_live != use.n_live:
-                yield 0, f"the records have {n_live} parts in the block file {name}, the directory says {use.n_live}"
+                message = f"the records' parts in the block file {name} take {n_live} bytes"
+                yield 0, f"{message}, the directory says {use.n_live}"
+            elif use.n_live > use.n_bytes:  # all that can be said where the file is damaged
+                yield (
+                    0,
+                    f"the directory says that of {use.n_bytes} bytes in the block file {name} {use.n_live} are of use",
+                )
 
     def _records(self, table: CheckpointTable) -> Iterator[tuple[int, bytes]]:
         try:
@@ -104,11 +113,13 @@ class PartPlaces:
             if place.file not in self._listed:
                 yield at, f"the record has a part in the block file {_name(place.file)}, which the directory lacks"
                 continue
-            self._n_live[place.file] += 1
+            self._n_live[place.file] += place.n_bytes
             index = self._indexes.get(place.file)
             problem = "" if index is None else index.problem(place)
-            if problem is None:
+            if index is not None and problem is None:
                 parts.append(self._part(place))
+                if place.size != index.size(place, len(parts[-1])):
+                    yield at, f"the record has a part in the block file {_name(place.file)}: its size is wrong"
             elif problem:
                 yield at, f"the record has a part in the block file {_name(place.file)}: {problem}"
         if table is not None and len(parts) == len(places):
