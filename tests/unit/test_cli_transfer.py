@@ -6,12 +6,15 @@ import json
 import math
 import os
 import shutil
+import sys
 from decimal import Decimal
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 from uuid import UUID
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
@@ -169,18 +172,16 @@ def test_a_file_is_replaced_only_when_that_is_confirmed(
     file.write_text("mine")
     command = ("export", path, "doc", file, *models)
     assert refused(*command, code=2) == f"{file} exists and would be replaced; nobody can be asked here: give --yes"
-    monkeypatch.setattr(confirmation.sys, "stdin", type("Terminal", (), {"isatty": lambda _: True})())
-    monkeypatch.setattr(confirmation.typer, "prompt", lambda *_, **__: "other")
-    confirm = confirmation.confirm
-    monkeypatch.setattr(
-        "warpstore.cli.transfer.confirm",
-        lambda what, name, yes: confirm(what, name, yes=yes) if name == "docs.jsonl" else pytest.fail(name),
-    )
-    monkeypatch.setattr(confirmation, "sys", type("Sys", (), {"stdin": confirmation.sys.stdin}))
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(confirmation, "sys", terminal)
+    typed = ["other", file.name]
+    monkeypatch.setattr(confirmation.typer, "prompt", lambda *_, **__: typed.pop(0))
     assert refused(*command, code=1) == "not confirmed; nothing was done"
     assert file.read_text() == "mine"
-    run(*command, "--yes")
-    assert len(file.read_text().splitlines()) == 200
+    for options in ([], ["--yes"]):
+        run(*command, *options)
+        assert len(file.read_text().splitlines()) == 200
+        file.write_text("mine")
     (tmp_path / "folder.jsonl").mkdir()
     folder = tmp_path / "folder.jsonl"
     assert refused("export", path, "doc", folder, "--yes", *models, code=1) == f"{folder}: is a folder"
@@ -233,9 +234,8 @@ def test_models_are_found_from_the_current_folder(path: Path, tmp_path: Path, mo
         "class Group:\n"
         "    class Person(ws.Record, name='user'):\n"
         "        id: Annotated[str, ws.Key()]\n        n: int = 0\n        added: str = 'x'\n"
-        "raise_ = 1 / int(__name__ == 'app_models_here')\n"
     )
-    monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "users.parquet"
     models = f"{HERE}, app_models_here:Group.Person"
@@ -271,7 +271,7 @@ def test_what_does_not_fit_is_named_and_ends_with_one(other: Path, tmp_path: Pat
     command = ("import", other, "user", file, "--models", WORLDS)
     assert refused(*command, code=1).startswith("line 2: User.n: ")
     columns = tmp_path / "users.parquet"
-    pq.write_table(__import__("pyarrow").table({"id": ["a"], "other": [1]}), columns)
+    pq.write_table(pa.table({"id": ["a"], "other": [1]}), columns)
     message = refused("import", other, "user", columns, "--models", WORLDS, code=1)
     assert "the column 'other' is no field of it" in message
     assert records_of(other, User) == []
