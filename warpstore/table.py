@@ -488,13 +488,13 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
             return decoder(value)
 
     def _projection(self, fields: tuple[str, ...]) -> Callable[[bytes], Any]:
-        project = self._codec.project(fields)
+        project, pick = self._codec.project(fields), self._codec.pick(fields)
 
         def decode(value: bytes) -> Any:
             try:
                 return project(head_of(value) if is_split(value) else value)
             except msgspec.DecodeError:
-                return project(self._encode(self._decoded(value))[2])
+                return pick(self._decoded(value))  # of an older schema
 
         return decode
 
