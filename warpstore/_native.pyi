@@ -117,8 +117,14 @@ class Rows:
         """
 
     @staticmethod
-    def of_keys(maps: list[HotMap], first_slot: int, keys: list[HotKey], /) -> Rows:
-        """Return the rows of sorted keys that are in these maps, tombstones included."""
+    def of_keys(
+        maps: list[HotMap], first_slot: int, keys: list[HotKey], bytes_max: int = ..., reverse: bool = ..., /
+    ) -> Rows:
+        """Return the rows of sorted keys that are in these maps, tombstones included.
+
+        With ``bytes_max``, only of the first keys (the last ones, if ``reverse``) whose values come to as much: the row
+        that gets there is the last to be taken.
+        """
 
     def __len__(self) -> int: ...
     def __getitem__(self, i: int, /) -> bytes: ...
@@ -129,16 +135,20 @@ class Rows:
     def array(self) -> bytes:
         """Return merged rows as a MessagePack array of their values."""
 
+    def has_split(self, passed: int, /) -> bool:
+        """Return whether there is a split value; those with the tag ``passed`` are passed over, none if it is -1."""
+
 def first_keys(lists: list[list[HotKey]], starts: list[int], stops: list[int], limit: int, /) -> list[HotKey]:
     """Return the first keys, at most ``limit``, of sorted lists, each from its start to its stop, in order."""
 
 def columns(
-    rows: Rows, layout: str, tag: int, now_ms: int, recode: Callable[[bytes], bytes], /
+    rows: Rows | tuple[bytes, ...], layout: str, tag: int, now_ms: int, recode: Callable[[bytes], bytes], /
 ) -> tuple[int, list[tuple[int, bytes | None, bytes | None, bytes]]]:
     """Return how many merged rows are live, and the values of their fields as Arrow's buffers.
 
     Args:
-        rows: Values with the tag ``tag``; others go through ``recode`` first. Those past their deadline are left out.
+        rows: Merged rows, or such values. Those with another tag than ``tag`` go through ``recode`` first. Those past
+            their deadline are left out. Of a split value the head is taken, which has to have all of the layout.
         layout: A word a field, from the key on, with spaces between: ``b h i q B H I Q e f d`` as in `struct`, ``o``
             bool, ``s`` text, ``y`` bytes, ``u`` 16 bytes, ``t`` a moment with a zone as int64 microseconds, ``r``
             anything, ``-`` to pass over. A count in front makes it a vector, a ``?`` behind it lets nil be a value.

@@ -226,7 +226,15 @@ class Codec(Generic[R]):
         Raises:
             ValidationError: a name is unknown; the nearest one is suggested.
         """
-        return self._project(fields)
+        return self._project(fields).decode
+
+    def pick(self, fields: tuple[str, ...]) -> Callable[[R], Any]:
+        """Return a function from a record to what `project` gives of its array.
+
+        Raises:
+            ValidationError: as for `project`.
+        """
+        return self._project(fields).pick
 
     @property
     def n_projections(self) -> int:

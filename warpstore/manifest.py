@@ -7,6 +7,7 @@ beside it, synced, renamed over it, and its directory synced; so there is always
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -127,11 +128,12 @@ class Manifest(msgspec.Struct, frozen=True):
 
 def read(files: FileSystem, directory: str) -> Manifest:
     """Return the manifest of a store; errors as for `read_whole`."""
-    path = f"{directory}/{NAME}"
-    manifest = read_whole(files, path, _MAGIC, Manifest)
-    if _STORE_ID.fullmatch(manifest.store_id) is None:
-        raise CorruptionError(f"{path}: offset 0: the store id is not 32 hexadecimal digits", path=path, offset=0)
-    return manifest
+    return read_whole(files, f"{directory}/{NAME}", _MAGIC, Manifest, problem)
+
+
+def problem(manifest: Manifest) -> str:
+    """Return what is wrong with a manifest that was decoded, "" for nothing."""
+    return "" if _STORE_ID.fullmatch(manifest.store_id) else "the store id is not 32 hexadecimal digits"
 
 
 def write(files: FileSystem, directory: str, manifest: Manifest) -> None:
@@ -143,8 +145,15 @@ def write(files: FileSystem, directory: str, manifest: Manifest) -> None:
     write_whole(files, f"{directory}/{NAME}", _MAGIC, manifest)
 
 
-def read_whole(files: FileSystem, path: str, magic: bytes, kind: type[T]) -> T:
+def read_whole(files: FileSystem, path: str, magic: bytes, kind: type[T], problem: Callable[[T], str]) -> T:
     """Return what `write_whole` wrote.
+
+    Args:
+        files: The file system.
+        path: The file.
+        magic: What opens it.
+        kind: What it holds.
+        problem: Returns what is wrong with it, "" for nothing.
 
     Raises:
         FileNotFoundError: there is none.
@@ -166,10 +175,14 @@ def read_whole(files: FileSystem, path: str, magic: bytes, kind: type[T]) -> T:
         raise FormatVersionError(message, path=path)
     if words[2] != b"%08x" % crc32c(body):
         raise CorruptionError(f"{path}: offset 0: the checksum is wrong", path=path, offset=0)
+    at = len(head) + 1
     try:
-        return msgspec.json.decode(body, type=kind)
+        content = msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as e:
-        raise CorruptionError(f"{path}: offset {len(head) + 1}: {e}", path=path, offset=len(head) + 1) from e
+        raise CorruptionError(f"{path}: offset {at}: {e}", path=path, offset=at) from e
+    if wrong := problem(content):
+        raise CorruptionError(f"{path}: offset {at}: {wrong}", path=path, offset=at)
+    return content
 
 
 def write_whole(files: FileSystem, path: str, magic: bytes, content: msgspec.Struct) -> None:

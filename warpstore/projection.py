@@ -1,6 +1,7 @@
 """Reading some fields of a stored record.
 
-One concept: a decoder that stops after the last field asked for. The result is an instance of a generated class with
+One concept: a decoder that stops after the last field asked for, and the same result made of a whole record, for
+arrays of older schemas. The result is an instance of a generated class with
 exactly these fields and the key; what lies between is skipped as ``msgspec.Raw`` under private names, and the rest of
 the array is not looked at. Ephemeral fields are attributes with their default, for the caller to set.
 """
@@ -8,7 +9,7 @@ the array is not looked at. Ephemeral fields are attributes with their default, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,8 +17,20 @@ from warpstore.explain import Projection
 from warpstore.plan import Plan
 
 
-def projector(plan: Plan[Any], tag: int, fields: tuple[str, ...]) -> Callable[[bytes | memoryview], Any]:
-    """Return a function from a stored array to an object with ``fields`` and the key.
+class Projector(NamedTuple):
+    """The two ways to an object with some fields and the key.
+
+    Attributes:
+        decode: From a stored array.
+        pick: From a record: its values as they are, nothing computed nor checked.
+    """
+
+    decode: Callable[[bytes | memoryview], Any]
+    pick: Callable[[Any], Any]
+
+
+def projector(plan: Plan[Any], tag: int, fields: tuple[str, ...]) -> Projector:
+    """Return the ways to an object with ``fields`` and the key.
 
     Args:
         plan: The record type.
@@ -66,5 +79,9 @@ def projector(plan: Plan[Any], tag: int, fields: tuple[str, ...]) -> Callable[[b
         gc=False,
         eq=False,
     )
-    decode: Callable[[bytes | memoryview], Any] = msgspec.msgpack.Decoder(struct).decode
-    return decode
+    skipped = {name: msgspec.Raw() for name, *_ in layout if name not in plan.fields}
+
+    def pick(record: Any) -> Any:
+        return struct(**{name: getattr(record, name) for name in shown}, **skipped)
+
+    return Projector(msgspec.msgpack.Decoder(struct).decode, pick)

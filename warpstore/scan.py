@@ -14,6 +14,7 @@ holds A, whatever shards, lanes and groups the two are in.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 KEYS_PER_RANGE = 512
+RANGE_BYTES = 1 << 20
+"""Of a generation, what is copied for a merge at a time: so many keys, or so many bytes, the last value more."""
+
+JOINED_PER_STEP = 256
+JOINED_FILE_BYTES = 1 << 20
+"""What is joined at a time for `Scan.next_rows`: so many values, or so much of block files."""
+
 CHUNK_MAX = 256
 READ_AHEAD_MAX = 4_096
 BLOCKS_PER_READ = 8
@@ -125,12 +133,13 @@ class _MemoryRun:
         """Make the next rows ready."""
         order = self._generation.order
         keys = (order.last if self._reverse else order.first)(KEYS_PER_RANGE, self._low, self._high)
+        self.rows = Rows.of_keys(self._generation.maps, self._first_slot, keys, RANGE_BYTES, self._reverse)
+        n = len(self.rows)
         if keys and self._reverse:
-            self._high = keys[0]
+            self._high = keys[-n]
         elif keys:
-            self._low = following(keys[-1])
-        self.rows = Rows.of_keys(self._generation.maps, self._first_slot, keys)
-        self.rows.is_last = len(keys) < KEYS_PER_RANGE
+            self._low = following(keys[n - 1])
+        self.rows.is_last = n == len(keys) < KEYS_PER_RANGE
 
 
 class _CheckpointRun:
@@ -202,6 +211,8 @@ class Scan(ChunkedIterator[T]):
         self._snapshots: list[Snapshot] = []
         self._runs: list[_MemoryRun | _CheckpointRun] | None = None
         self._n_since_pause = 0
+        self._unjoined: deque[bytes] = deque()
+        self._is_last = False
         self._is_busy = False
 
     async def aclose(self) -> None:
@@ -232,19 +243,41 @@ class Scan(ChunkedIterator[T]):
                     return self._give(records)
         raise StopAsyncIteration
 
-    async def next_rows(self, n: int) -> Rows | None:
+    async def next_rows(self, n: int) -> Rows | tuple[bytes, ...] | None:
         """Return at most ``n`` of the next rows, perhaps none, for a caller that decodes them itself; None at the end.
 
-        Rows whose deadline has passed are among them. Not for a scan with a limit, nor between its records.
+        Rows whose deadline has passed are among them. They are joined where what the scan is for needs their parts; of
+        others the heads are among them. Not for a scan with a limit, nor between its records.
         """
         with self._reading():
             if not self._left:
                 return None
             self.context.check()
-            rows = await self._merged(n)
-            if rows.is_last:
+            found: Rows | tuple[bytes, ...]
+            if not self._unjoined:
+                found = rows = await self._merged(n)
+                self._is_last = rows.is_last
+                if not rows.is_ordinary and rows.has_split(-1 if self._needs_whole else self._tag):
+                    self._unjoined = deque(rows)
+            if self._unjoined:
+                found = tuple(await self._joined(self._next_unjoined()))
+            if self._is_last and not self._unjoined:
                 self._left = 0
-            return rows
+            return found
+
+    def _next_unjoined(self) -> list[bytes]:
+        """Take values that do not become too large when they are joined."""
+        values: list[bytes] = []
+        size = 0
+        while self._unjoined and len(values) < JOINED_PER_STEP and size < JOINED_FILE_BYTES:
+            value = self._unjoined.popleft()
+            values.append(value)
+            size += self.context.blocks.n_bytes_of(value) if is_split_value(value) else len(value)
+        return values
+
+    def _needs_parts(self, value: bytes) -> bool:
+        """Return whether decoding a value needs parts of it that are elsewhere."""
+        return is_split_value(value) and (self._needs_whole or split_payload(value)[0] != self._tag)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -301,9 +334,7 @@ class Scan(ChunkedIterator[T]):
 
     async def _joined(self, values: list[bytes]) -> list[bytes]:
         """Return values with the parts that decoding them needs."""
-        split = [i for i, value in enumerate(values) if is_split_value(value)]
-        if not self._needs_whole:
-            split = [i for i in split if split_payload(values[i])[0] != self._tag]
+        split = [i for i, value in enumerate(values) if self._needs_parts(value)]
         blocks = self.context.blocks
         missing: list[int] = []
         for i, whole in zip(split, blocks.whole_many_nowait([values[i] for i in split]), strict=True):

@@ -63,7 +63,6 @@ TTL = str | float | timedelta
 
 _CHUNK = 1024
 _READS_OF_A_REWRITE = 4
-_NOTHING_CHANGED: frozenset[str] = frozenset()
 
 
 class Table(MemoryTable[R], Interchange, Generic[R]):
@@ -489,13 +488,13 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
             return decoder(value)
 
     def _projection(self, fields: tuple[str, ...]) -> Callable[[bytes], Any]:
-        project = self._codec.project(fields)
+        project, pick = self._codec.project(fields), self._codec.pick(fields)
 
         def decode(value: bytes) -> Any:
             try:
                 return project(head_of(value) if is_split(value) else value)
             except msgspec.DecodeError:
-                return project(self._codec.encode_changed(self._decoded(value), _NOTHING_CHANGED)[2])
+                return pick(self._decoded(value))  # of an older schema
 
         return decode
 

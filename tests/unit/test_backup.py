@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import warpstore as ws
@@ -515,3 +516,16 @@ async def test_a_backup_while_the_log_is_recovered_fails_or_is_whole(world: Worl
         expected = await collected(store[User].scan())
         await store.backup(tmp_path / "copy")
     assert await restored(tmp_path / "copy") == [expected]
+
+
+async def test_a_backup_whose_store_has_no_id_is_damaged(world: World, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    async with world.open(User) as store:
+        await store.backup(copy)
+        backup = backups.read(world.files, str(copy))
+        unnamed = msgspec.structs.replace(backup.store, store_id="x" * 32)
+        backups.write(world.files, str(copy), msgspec.structs.replace(backup, store=unnamed))
+        with pytest.raises(ws.BackupDamagedError, match="the store id is not"):
+            ws.restore(copy, tmp_path / "new")
+        with pytest.raises(ws.BackupTargetError, match="cannot be read"):
+            await store.backup(copy)

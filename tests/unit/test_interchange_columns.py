@@ -97,6 +97,30 @@ def test_deadlines_and_older_tags() -> None:
         columns(rows_of([value(1, 1, tag=1)]), "q q", TAG, 0, lambda _: b"")
 
 
+def test_heads_of_split_values_are_taken_as_far_as_they_go() -> None:
+    def split(i: int) -> bytes:
+        body = b"\xc1\x0e" + bytes(14) + value(i, 2 * i)
+        return with_deadline(body, i) if i % 2 else body
+
+    values = tuple(split(i) if i % 3 else value(i, 2 * i, "whole") for i in range(20))
+    for rows in (rows_of(list(values)), values):
+        n, (keys, found) = columns(rows, "q q", TAG, 4, never)
+        expected = [i for i in range(20) if i % 2 == 0 or i % 3 == 0 or i > 4]
+        assert n == len(expected)
+        assert np.frombuffer(keys[3], np.int64).tolist() == expected
+        assert np.frombuffer(found[3], np.int64).tolist() == [2 * i for i in expected]
+        with pytest.raises(ValueError, match="layout") as caught:
+            columns(rows, "q q r", TAG, 4, never)
+        assert caught.value.args[1:] == (-1, 2)
+    whole = split(2)
+    for cut in range(1, len(whole)):
+        with pytest.raises(ValueError, match="layout"):
+            columns((whole[:cut],), "q q", TAG, 0, never)
+    for wrong in (("text",), [whole]):
+        with pytest.raises(TypeError):
+            columns(wrong, "q q", TAG, 0, never)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("word", "wrong", "error"),
     [("b", 128, OverflowError), ("B", -1, OverflowError), ("q", 2**63, OverflowError), ("q", 1.0, ValueError),

@@ -188,6 +188,45 @@ def test_the_rows_of_keys_are_their_values_in_that_order(kind: str) -> None:
     check()
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_no_more_rows_of_keys_are_taken_than_so_many_bytes(reverse: bool) -> None:
+    @given(st.lists(st.integers(0, 300), min_size=1, max_size=60), st.integers(0, 5_000))
+    @QUICK
+    def check(sizes: list[int], bytes_max: int) -> None:
+        known = {i: value(i, n="x" * size) for i, size in enumerate(sizes)}
+        maps = maps_with(known)
+        keys = list(known)
+        rows = Rows.of_keys(maps, 0, keys, bytes_max, reverse)
+        taken: list[bytes] = []
+        for key in keys[::-1] if reverse else keys:
+            if not taken or sum(map(len, taken)) < bytes_max:
+                taken.append(known[key])
+        assert list(rows) == (taken[::-1] if reverse else taken)
+        rows.is_last = len(rows) == len(keys)
+        assert list(merge([rows], 100, reverse)) == taken
+
+    check()
+    assert len(Rows.of_keys([], 0, [], 10, reverse)) == 0
+
+
+def test_rows_tell_whether_a_value_is_split() -> None:
+    def split(tag: int, deadline: int | None = None) -> bytes:
+        body = b"\xc1\x0e" + bytes(14) + value("k", tag=tag)
+        return body if deadline is None else with_deadline(body, deadline)
+
+    assert not rows_of([]).has_split(-1)
+    assert not rows_of([value("k", deadline=5), value("l")]).has_split(-1)
+    for tag in (0, 1, 127, 128, 300, 70_000, 2**40):
+        for some in ([split(tag)], [value("a"), split(tag, 5)]):
+            assert rows_of(some).has_split(-1)
+            assert not rows_of(some).has_split(tag)
+            assert rows_of(some).has_split(tag + 1)
+    for cut in range(2, 17):
+        assert rows_of([split(1)[:cut]]).has_split(1)  # for who reads it to refuse
+    with pytest.raises(OverflowError):
+        rows_of([]).has_split(2**64)
+
+
 def test_a_deleted_key_has_a_row_too() -> None:
     rows = Rows.of_keys(maps_with({"a": value("a"), "b": TOMBSTONE}), 0, ["a", "b"])
     assert list(rows) == [value("a"), tombstone(0, "b")]
@@ -210,7 +249,7 @@ def test_a_key_that_is_in_no_map_is_a_key_error() -> None:
 def test_a_wrong_key_among_them_is_refused(keys: list[Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         Rows.of_keys(maps_with({}), 0, keys)
-    for arguments in ((), ((), 0, []), ([], "0", []), ([], 0, ())):
+    for arguments in ((), ((), 0, []), ([], "0", []), ([], 0, ()), ([], 0, [], 1), ([], 0, [], "1", False)):
         with pytest.raises(TypeError):
             Rows.of_keys(*arguments)  # type: ignore[call-overload]
 

@@ -11,6 +11,7 @@ import pytest
 
 import warpstore as ws
 from tests.support.worlds import Blob, Named, Reading, Token, User, World, collected, turns, users, world_in
+from warpstore import scan
 from warpstore.record import plan_of
 from warpstore.scan import KEYS_PER_RANGE, ScanBounds, after_prefix
 from warpstore.table import Table
@@ -102,6 +103,29 @@ async def test_a_scan_over_many_blocks_and_ranges_misses_nothing(reverse: bool, 
         assert await collected(table.scan("u0100", "u0900", reverse=reverse)) == [
             u for u in in_order if "u0100" <= u.id < "u0900"
         ]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_large_values_in_memory_are_copied_a_few_at_a_time(
+    reverse: bool, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "RANGE_BYTES", 2_000)
+    fill = scan._MemoryRun.fill
+    copied = []
+
+    async def counted(run: Any, wanted: int) -> None:
+        await fill(run, wanted)
+        copied.append(sum(map(len, run.rows)))
+
+    monkeypatch.setattr(scan._MemoryRun, "fill", counted)
+    everyone = [User(id=f"u{i:04d}", note="x" * (i % 7 * 400)) for i in range(300)]
+    async with world.open(User, shards=2) as store:
+        await store[User].put_many(everyone)
+        assert await collected(store[User].scan(reverse=reverse)) == (everyone[::-1] if reverse else everyone)
+        assert await collected(store[User].scan("u0100", "u0200", reverse=reverse, limit=9)) == (
+            everyone[199:190:-1] if reverse else everyone[100:109]
+        )
+    assert max(copied) < 5_000
 
 
 def checkpoints(world: World) -> list[str]:

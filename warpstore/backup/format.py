@@ -20,7 +20,7 @@ from __future__ import annotations
 import msgspec
 
 from wal import FileSystem
-from warpstore.manifest import Manifest, read_whole, write_whole
+from warpstore.manifest import Manifest, problem, read_whole, write_whole
 
 BACKUP_NAME = "BACKUP"
 BACKUP_LOCK_NAME = "BACKUP.lock"
@@ -84,7 +84,7 @@ def read(files: FileSystem, folder: str) -> BackupManifest:
         FileNotFoundError: there is none.
         CorruptionError, FormatVersionError: as for the store's manifest.
     """
-    return read_whole(files, f"{folder}/{BACKUP_NAME}", _MAGIC, BackupManifest)
+    return read_whole(files, f"{folder}/{BACKUP_NAME}", _MAGIC, BackupManifest, lambda backup: problem(backup.store))
 
 
 def write(files: FileSystem, folder: str, manifest: BackupManifest) -> None:

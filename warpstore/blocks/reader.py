@@ -190,6 +190,14 @@ class BlockFiles:
         """Return the size of a file that is open."""
         return self._open[number].n_bytes
 
+    def n_bytes_of(self, value: bytes) -> int:
+        """Return about how many bytes of files the parts of a split value take.
+
+        Raises:
+            CorruptionError: its note is damaged.
+        """
+        return sum(place.n_bytes for place in self._places(value))
+
     def whole(self, value: bytes, *, blocking: bool) -> bytes | WouldBlock:
         """Return a value with its parts, if it is split.
 

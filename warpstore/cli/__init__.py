@@ -1,5 +1,7 @@
 """The command line ``warpstore``: it looks at stores and looks after them, without the record classes.
 
+Only what makes records, or Arrow's columns of them, is told their classes, by ``--models``.
+
 Every command is a module, and a line in `warpstore.cli.app`. With ``--json`` a command prints one JSON object on
 stdout and nothing else there; errors are one line on stderr. Exit codes, for all commands:
 

@@ -6,23 +6,31 @@ from collections.abc import Callable
 
 import typer
 
+from warpstore.cli.backup import backup
 from warpstore.cli.check import check
 from warpstore.cli.compact import compact
 from warpstore.cli.demo import demo
 from warpstore.cli.dump import dump
+from warpstore.cli.export import export
 from warpstore.cli.failures import reported
 from warpstore.cli.get import get
+from warpstore.cli.import_ import import_
 from warpstore.cli.info import info
 from warpstore.cli.migrate import migrate, rollback
+from warpstore.cli.restore import restore
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     info,
     check,
     dump,
     get,
+    export,
+    import_,
     compact,
     migrate,
     rollback,
+    backup,
+    restore,
     demo,
 )
 
@@ -41,4 +49,4 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in COMMANDS:
-    app.command(epilog=EPILOG)(reported(command))
+    app.command(command.__name__.rstrip("_"), epilog=EPILOG)(reported(command))

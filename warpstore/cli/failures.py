@@ -12,7 +12,9 @@ from warpstore.errors import (
     ConfigError,
     CorruptionError,
     OpenError,
+    RowError,
     SchemaError,
+    SchemaMismatchError,
     UsageError,
     ValidationError,
     WarpstoreError,
@@ -26,8 +28,10 @@ CANNOT_OPEN = 3
 def exit_code(error: Exception) -> int:
     """Return the exit code for an error.
 
-    Damage is a problem that was found, though it keeps a store from being opened.
+    Damage is a problem that was found, though it keeps a store from being opened; so is a file that does not fit.
     """
+    if isinstance(error, RowError | SchemaMismatchError):
+        return PROBLEM
     if isinstance(error, OpenError):
         return PROBLEM if isinstance(error, CorruptionError) else CANNOT_OPEN
     return USAGE if isinstance(error, UsageError | ValidationError | ConfigError | SchemaError) else PROBLEM

@@ -31,6 +31,10 @@ class Bar:
         """Take in that ``n`` more of the total are done."""
         self._progress.advance(self._task, n)
 
+    def reach(self, n: int, total: int | None) -> None:
+        """Take in that ``n`` are done, of a total that may be known by now."""
+        self._progress.update(self._task, completed=n, total=total)
+
     def show(self) -> None:
         """Draw it from now on, unless the work is over."""
         with self._lock:
@@ -56,16 +60,31 @@ def progress(
         hidden: Whether to show nothing at all, as with ``--json``.
         console: Where to draw; None: stderr.
     """
+    with _bar(words, total, hidden=hidden, console=console) as bar:
+        yield (lambda _: None) if bar is None else bar.advance
+
+
+@contextmanager
+def reached(
+    words: str, *, hidden: bool = False, console: Console | None = None
+) -> Iterator[Callable[[int, int | None], None]]:
+    """As `progress`, for work that tells how much is done in all, and how much there is (None: unknown)."""
+    with _bar(words, None, hidden=hidden, console=console) as bar:
+        yield (lambda _done, _total: None) if bar is None else bar.reach
+
+
+@contextmanager
+def _bar(words: str, total: int | None, *, hidden: bool, console: Console | None) -> Iterator[Bar | None]:
     console = console or Console(stderr=True)
     if hidden or not console.is_terminal:
-        yield lambda _: None
+        yield None
         return
     bar = Bar(words, total, console)
     timer = threading.Timer(SHOWN_AFTER_S, bar.show)
     timer.daemon = True
     timer.start()
     try:
-        yield bar.advance
+        yield bar
     finally:
         timer.cancel()
         bar.end()

@@ -2,13 +2,14 @@
 
 Rows of the scan go into Arrow's buffers without becoming records: `_native.columns` extracts numbers, text, bytes,
 UUIDs and vectors from the stored arrays; what is left of a field is gathered, decoded as one array and handed to
-pyarrow. A row that an older schema wrote is put into today's form first.
+pyarrow. A row that an older schema wrote is put into today's form first. Where no `Disk` field is wanted, heads do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import msgspec
 
@@ -16,7 +17,7 @@ from warpstore._native import Rows, columns
 from warpstore.errors import ValidationError, WarpstoreError
 from warpstore.interchange.arrow_schema import ArrowColumn, arrow_columns, arrow_schema, exported_fields
 from warpstore.interchange.pyarrow_extra import load_pyarrow
-from warpstore.values import live_body
+from warpstore.values import split_payload
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,7 +109,7 @@ class ArrowBatches:
         """End the export, and let go of what it reads."""
         await self._scan.aclose()
 
-    async def _arrays(self, rows: Rows) -> tuple[int, list[Any], int]:
+    async def _arrays(self, rows: Rows | tuple[bytes, ...]) -> tuple[int, list[Any], int]:
         """Return how many of some rows are live, their arrays in the order of the columns, and the bytes of these."""
         now_ms = int(self._scan.context.clock.wall() * 1000)
         try:
@@ -192,17 +193,17 @@ class ArrowBatches:
         stored = [getattr(record, name) for name in self._codec.stored_names]
         return self._encode((self._codec.tag, *stored))
 
-    def _refused(self, rows: Rows, place: tuple[Any, ...]) -> ValidationError:
+    def _refused(self, rows: Rows | tuple[bytes, ...], place: tuple[Any, ...]) -> ValidationError:
         _, number, row = place
         column = self._stored[number]
         assert column is not None
-        body = live_body(rows[row], 0)
-        assert body is not None
-        key = self._decode_whole(body)
+        key = split_payload(rows[row])[1]
+        if self._codec.plan.key_kind == "uuid":
+            key = UUID(bytes=key)
         name = column.field.name
         return ValidationError(
             f"{self._codec.plan.record_type.__name__}.{name}: the value of the record under "
-            f"{getattr(key, self._codec.plan.key_field)!r} is out of range of Arrow's {column.kind.storage}; "
+            f"{key!r} is out of range of Arrow's {column.kind.storage}; "
             "export without the field, or as JSON Lines",
             field=name,
         )

@@ -56,7 +56,7 @@ class Interchange:
         """
         table = _table(self)
         return ArrowBatches(
-            table.scan(start, stop, prefix=prefix),
+            table.scan(start, stop, prefix=prefix, fields=fields),
             table._codec,
             fields=fields,
             batch_rows=batch_rows,

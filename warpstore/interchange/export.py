@@ -39,7 +39,7 @@ async def export_table(
     pieces: AsyncGenerator[tuple[int, Any], None]
     if form == "jsonl":
         names = exported_fields(table._codec.plan, fields)
-        source = table.scan(**bounds)
+        source = table.scan(**bounds, fields=fields)
         pieces = _lines(source, LineWriter(table._codec.plan, names))
     else:
         source = table.to_arrow_batches(fields, **bounds)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping as AnyMapping
 from operator import attrgetter
 from typing import Any, Union
 
@@ -57,6 +58,17 @@ class LineWriter:
         if self._floats and b"null" in line:  # as which JSON has what is not finite
             line = encode(spelt_out(msgspec.to_builtins(fields, str_keys=True)))
         return line + b"\n"
+
+
+def plain_line(fields: AnyMapping[str, Any]) -> bytes:
+    """Return the line of what is stored of a record, with its end, made without the record's type.
+
+    It is what `LineWriter` makes, but for what cannot be told without the type: a value that JSON does not give back.
+    """
+    line = encode(fields)
+    if b"null" in line:
+        line = encode(spelt_out(msgspec.to_builtins(fields, str_keys=True)))
+    return line + b"\n"
 
 
 class LineReader:

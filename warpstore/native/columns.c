@@ -425,6 +425,23 @@ static PyObject *failed_at(int outcome, Py_ssize_t column, Py_ssize_t row)
     return NULL;
 }
 
+/* Say where a row of Rows, or a value of a tuple, begins and ends. Return 0, or -1 with an error. */
+static int value_at(PyObject *rows, Py_ssize_t i, const uint8_t **at, const uint8_t **end)
+{
+    if (!PyTuple_CheckExact(rows)) {
+        rows_at(rows, i, at, end);
+        return 0;
+    }
+    PyObject *value = PyTuple_GET_ITEM(rows, i);
+    if (!PyBytes_CheckExact(value)) {
+        PyErr_SetString(PyExc_TypeError, "columns: a value is no bytes");
+        return -1;
+    }
+    *at = (const uint8_t *)PyBytes_AS_STRING(value);
+    *end = *at + PyBytes_GET_SIZE(value);
+    return 0;
+}
+
 /* Put every row that is live into the columns. Return how many, or -1 with an error. */
 static Py_ssize_t put_rows(PyObject *rows, Column *columns, Py_ssize_t n, uint64_t tag, int64_t now_ms, PyObject *recode)
 {
@@ -432,11 +449,16 @@ static Py_ssize_t put_rows(PyObject *rows, Column *columns, Py_ssize_t n, uint64
     for (Py_ssize_t i = 0; i < n_rows; i++) {
         const uint8_t *at, *end;
         uint64_t n_fields, found;
-        rows_at(rows, i, &at, &end);
+        if (value_at(rows, i, &at, &end) < 0)
+            return -1;
         if (end - at >= DEADLINE_BYTES && *at == DEADLINE_BYTE) {
             if ((int64_t)big_endian(at + 1, 8) <= now_ms)
                 continue;
             at += DEADLINE_BYTES;
+        }
+        if (end - at >= 2 && *at == SPLIT_BYTE) { /* its head, behind the note of where its parts are */
+            size_t n_note = 2 + (size_t)at[1];
+            at = n_note <= (size_t)(end - at) ? at + n_note : end;
         }
         int outcome;
         if (take_tag(at, end, &n_fields, &found) == NULL) {
@@ -464,9 +486,9 @@ static Py_ssize_t put_rows(PyObject *rows, Column *columns, Py_ssize_t n, uint64
 PyObject *rows_columns(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
 {
     const char *layout = n_args == 5 && PyUnicode_Check(args[1]) ? PyUnicode_AsUTF8(args[1]) : NULL;
-    if (layout == NULL || !PyObject_TypeCheck(args[0], &Rows_Type)) {
+    if (layout == NULL || !(PyObject_TypeCheck(args[0], &Rows_Type) || PyTuple_CheckExact(args[0]))) {
         if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_TypeError, "columns takes Rows, a layout, a tag, a time and a function");
+            PyErr_SetString(PyExc_TypeError, "columns takes Rows or a tuple, a layout, a tag, a time and a function");
         return NULL;
     }
     uint64_t tag = PyLong_AsUnsignedLongLong(args[2]);

@@ -315,40 +315,52 @@ PyObject *rows_first_keys(PyObject *Py_UNUSED(module), PyObject *const *args, Py
 
 static PyObject *of_keys(PyObject *Py_UNUSED(type), PyObject *const *args, Py_ssize_t n_args)
 {
-    long first;
-    if (n_args != 3 || !PyList_CheckExact(args[0]) || !PyList_CheckExact(args[2]) ||
-        ((first = PyLong_AsLong(args[1])) == -1 && PyErr_Occurred())) {
-        PyErr_SetString(PyExc_TypeError, "of_keys takes a list of HotMap, their first slot and a list of keys");
+    long first = -1;
+    Py_ssize_t most = PY_SSIZE_T_MAX;
+    int reverse = 0;
+    if ((n_args != 3 && n_args != 5) || !PyList_CheckExact(args[0]) || !PyList_CheckExact(args[2]) ||
+        ((first = PyLong_AsLong(args[1])) == -1 && PyErr_Occurred()) ||
+        (n_args == 5 && ((most = PyLong_AsSsize_t(args[3])) == -1 || (reverse = PyObject_IsTrue(args[4])) < 0))) {
+        PyErr_SetString(PyExc_TypeError,
+                        "of_keys takes a list of HotMap, their first slot, a list of keys, bytes and a direction");
         return NULL;
     }
-    Py_ssize_t n = PyList_GET_SIZE(args[2]), room = 512 * n, used = 0;
+    Py_ssize_t n = PyList_GET_SIZE(args[2]), room = 512 * n, used = 0, n_done = 0;
     Rows *rows = new_rows(NULL, (size_t)n);
     if (rows == NULL)
         return NULL;
     rows->data = PyBytes_FromStringAndSize(NULL, room);
     PyObject *values[WINDOW];
-    for (Py_ssize_t i = 0; rows->data != NULL && i < n; i++) {
-        if (i % WINDOW == 0 && find_window(args[0], first, args[2], i, values) < 0)
-            break;
-        PyObject *value = values[i % WINDOW];
-        if (used + PyBytes_GET_SIZE(value) > room) {
-            room = 2 * (used + PyBytes_GET_SIZE(value));
+    Py_ssize_t window = -1; /* where the values that are at hand begin */
+    for (; rows->data != NULL && n_done < n && (n_done == 0 || used < most); n_done++) {
+        Py_ssize_t i = reverse ? n - 1 - n_done : n_done;
+        if (i - i % WINDOW != window) {
+            window = i - i % WINDOW;
+            if (find_window(args[0], first, args[2], window, values) < 0)
+                break;
+        }
+        PyObject *value = values[i - window];
+        Py_ssize_t size = PyBytes_GET_SIZE(value);
+        if (used + size > room) {
+            room = 2 * (used + size);
             if (_PyBytes_Resize(&rows->data, room) < 0)
                 break;
         }
-        memcpy(PyBytes_AS_STRING(rows->data) + used, PyBytes_AS_STRING(value), (size_t)PyBytes_GET_SIZE(value));
-        used += PyBytes_GET_SIZE(value);
+        memcpy(PyBytes_AS_STRING(rows->data) + used, PyBytes_AS_STRING(value), (size_t)size);
+        used += size;
         if (used > UINT32_MAX) {
             PyErr_SetString(PyExc_OverflowError, "of_keys: the values are larger than 4 GiB");
             break;
         }
-        rows->starts[i] = (uint32_t)(used - PyBytes_GET_SIZE(value));
+        rows->starts[i] = (uint32_t)(used - size);
         rows->ends[i] = (uint32_t)used;
     }
     if (PyErr_Occurred()) {
         Py_DECREF(rows);
         return NULL;
     }
+    rows->start = reverse ? (uint32_t)(n - n_done) : 0;
+    rows->stop = reverse ? (uint32_t)n : (uint32_t)n_done;
     rows->base = (const uint8_t *)PyBytes_AS_STRING(rows->data);
     return (PyObject *)rows;
 }
@@ -443,6 +455,41 @@ static PyObject *array(Rows *rows, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     return Py_NewRef(rows->data);
+}
+
+/* Return the tag of the array at `at`, or -1 if there is none. */
+static int64_t tag_at(const uint8_t *at, const uint8_t *end)
+{
+    size_t head = at >= end ? 0 : *at == 0xdd ? 5 : *at == 0xdc ? 3 : 1;
+    if ((size_t)(end - at) <= head)
+        return -1;
+    at += head;
+    if (*at < 0x80)
+        return *at;
+    size_t n = *at >= 0xcc && *at <= 0xcf ? (size_t)1 << (*at & 3) : 0;
+    if (n == 0 || (size_t)(end - at) <= n)
+        return -1;
+    uint64_t bits = 0;
+    memcpy((uint8_t *)&bits + 8 - n, at + 1, n);
+    return (int64_t)__builtin_bswap64(bits);
+}
+
+static PyObject *has_split(Rows *rows, PyObject *passed)
+{
+    int64_t tag = PyLong_AsLongLong(passed);
+    if (PyErr_Occurred())
+        return NULL;
+    for (uint32_t i = rows->start; i < rows->stop; i++) {
+        const uint8_t *at = rows->base + rows->starts[i], *end = rows->base + rows->ends[i];
+        if (end - at > DEADLINE_BYTES && *at == DEADLINE_BYTE)
+            at += DEADLINE_BYTES;
+        if (end - at < 2 || *at != SPLIT_BYTE)
+            continue;
+        size_t n_note = 2 + (size_t)at[1];
+        if (tag < 0 || n_note >= (size_t)(end - at) || tag_at(at + n_note, end) != tag)
+            Py_RETURN_TRUE;
+    }
+    Py_RETURN_FALSE;
 }
 
 /* One run while it is merged. */
@@ -589,6 +636,7 @@ static PyMethodDef methods[] = {
     {"of_keys", (PyCFunction)(void (*)(void))of_keys, METH_FASTCALL | METH_STATIC, NULL},
     {"between", (PyCFunction)(void (*)(void))between, METH_FASTCALL, NULL},
     {"array", (PyCFunction)array, METH_NOARGS, NULL},
+    {"has_split", (PyCFunction)has_split, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
