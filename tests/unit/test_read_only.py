@@ -184,8 +184,8 @@ async def main(path, mode):
             await s[User].put(User(id=f"{n % 3000:05d}", n=n, note="x" * 300))
             if n == 20:
                 print("ready", flush=True)
-            if n % 50 == 0:
-                await asyncio.sleep(0.001)
+            if n % 20 == 0:
+                await asyncio.sleep(0.01)
 
 
 asyncio.run(main(sys.argv[1], sys.argv[2]))
@@ -208,7 +208,7 @@ async def test_a_reader_in_another_process_than_the_owner_never_sees_damage(mode
             await asyncio.to_thread(owner.stdout.readline)
             newest = -1
             async with ws.open(path, models=[User], read_only=True) as reader:
-                for _ in range(30):
+                for _ in range(100):
                     await reader.refresh()
                     seen = [user.n async for user in reader[User].scan()]
                     # In "interval" mode each shard is at its own LSN; in "fsync" mode all are one cut.
