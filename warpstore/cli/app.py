@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import typer
@@ -48,5 +49,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
 for command in COMMANDS:
-    app.command(command.__name__.rstrip("_"), epilog=EPILOG)(reported(command))
+    first = re.split(r"[.,;:](?:\s|$)", command.__doc__ or "", maxsplit=1)[0]  # of its first sentence what fits a line
+    app.command(command.__name__.rstrip("_"), short_help=" ".join(first.split()), epilog=EPILOG)(reported(command))
