@@ -15,7 +15,7 @@ from warpstore.verification import FILE_KINDS, FileUse, file_use
 
 
 def compact(path: StorePath, *, json: Json = False) -> None:
-    """Open a store, write a checkpoint and close it: what was replaced, deleted or has expired goes, with its log.
+    """Let go of what was replaced, deleted or has expired: opens the store, writes a checkpoint, closes it.
 
     Opening makes a new log segment, so a store of a few MiB may have more bytes afterwards.
     """

@@ -34,7 +34,7 @@ def migrate(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Print what would change, ask, and write every record again under the schema that its type has today."""
+    """Write every record again under the schema of its type today: prints what would change, and asks, first."""
     types = models_of(models)
     with StoredReader.open(path, lock=True) as stored:
         where = stored.path
