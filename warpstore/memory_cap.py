@@ -46,8 +46,11 @@ _PRIORITIES = ("low", "normal", "critical")
 
 
 def priority_of(table: TableManifest) -> str:
-    """Return the priority of a table's records: the highest of its `Memory` fields; normal where there are none."""
-    fields = table.schemas[-1].schema["fields"]
+    """Return the priority of a table's records: the highest of its `Memory` fields; normal where there are none.
+
+    The key's own marker counts for nothing: a key is where its record is.
+    """
+    fields = table.schemas[-1].schema["fields"][1:]
     named = [str(entry["options"].get("priority", "normal")) for entry in fields if entry["tier"] == "memory"]
     return max(named, key=_PRIORITIES.index, default="normal")
 

@@ -19,7 +19,7 @@ N_SAMPLE = 500
 WHERE = {
     "Memory": "hot tier, checkpoint",
     "Gpu": "column, checkpoint",
-    "Disk": "hot tier, checkpoint",
+    "Disk": "blocks",
     "Temporal": "hot tier, checkpoint",
     "Auto": "hot tier, checkpoint",
     "Ephemeral": "RAM, in no file",

@@ -32,7 +32,7 @@ class Flight(ws.Record, name="flight"):
     """
 
     id: Annotated[str, ws.Key(), ws.Memory(priority="critical")]
-    carrier: Annotated[str, ws.Memory(priority="critical")]
+    carrier: Annotated[str, ws.Memory()]
     origin: Annotated[str, ws.Memory()]
     dest: Annotated[str, ws.Memory()]
     departs: Annotated[int, ws.Memory(priority="low")]
@@ -62,7 +62,7 @@ class Plane(ws.Record, name="plane"):
     tailnum: Annotated[str, ws.Key(), ws.Memory(priority="critical")]
     seats: Annotated[int, ws.Gpu(dtype="u2", mass=True)]
     engines: Annotated[int, ws.Gpu(dtype="u1")]
-    year: int | None
+    year: Annotated[int | None, ws.Memory(priority="critical")]
     papers: Annotated[dict[str, str], ws.Disk(compression="max", cache=False)]
     legs: Annotated[list[Leg], ws.Temporal(time="at", memory="50000d")] = []
 

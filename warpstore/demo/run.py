@@ -18,6 +18,7 @@ from warpstore.demo.models import MODELS
 from warpstore.demo.reading import read
 from warpstore.demo.reopening import reopen
 from warpstore.demo.report import Report, Stopwatch, duration, timed
+from warpstore.demo.tiers import show_tiers
 
 MARKER = ".warpstore-demo"
 
@@ -44,6 +45,7 @@ async def run(folder: Path, n_flights: int | None = None) -> int:
         changed = await change(report, store, store_path, data.flights)
         await show_costs(report, store, store_path, data, loaded.ram_bytes)
     await reopen(report, store_path, changed)
+    await show_tiers(report, store_path, data, changed)
     draw_throughput(report, loaded, folder / "throughput.png")
     return report.conclude(whole.seconds)
 
