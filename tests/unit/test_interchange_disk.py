@@ -265,7 +265,7 @@ async def test_a_value_out_of_range_is_named_by_its_key_where_only_the_head_is_r
                 await store[Wide].to_arrow(fields)
 
 
-async def test_some_fields_of_older_records_are_neither_checked_nor_computed_anew(world: World, tmp_path: Path) -> None:
+async def test_some_fields_of_older_records_are_not_computed_anew(world: World, tmp_path: Path) -> None:
     def model(version: int) -> type[Any]:
         n_tier = ws.Gpu("u1") if version == 2 else ws.Memory()
 
@@ -282,7 +282,7 @@ async def test_some_fields_of_older_records_are_neither_checked_nor_computed_ane
 
     first, second = model(1), model(2)
     async with world.open(first) as store:
-        await store[first].put_many([first(id=f"i{i}", text="long text", n=1_000, note="n" * 50) for i in range(3)])
+        await store[first].put_many([first(id=f"i{i}", text="long text", n=200, note="n" * 50) for i in range(3)])
         await store.checkpoint()
         await store[first].put(first(id="i1", text="in memory"))
     async with world.open(second) as store:
@@ -299,6 +299,6 @@ async def test_some_fields_of_older_records_are_neither_checked_nor_computed_ane
                 ]
             assert [row["size"] for row in await rows(table, fields[:4])] == [9, 9, 9]
         assert (
-            repr(found[0]) == "ItemFields(id='i0', size=9, text='long text', note='" + "n" * 50 + "', added=5, n=1000)"
+            repr(found[0]) == "ItemFields(id='i0', size=9, text='long text', note='" + "n" * 50 + "', added=5, n=200)"
         )
         assert await table.export(tmp_path / "items.jsonl", fields=["size"]) == 3
