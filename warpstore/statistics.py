@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_kernels import SlabStatistics
 from warpstore.supervisor import ChildInfo, Supervisor
+from warpstore.temporal.state import is_companion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,6 +67,27 @@ class LaneStatistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesStatistics:
+    """The items of `Temporal` fields that left their records.
+
+    Attributes:
+        n_files: Files by tier: "ssd", "disk", "archive".
+        n_bytes: Bytes of them.
+        n_items: Items in them, those of records that are gone included.
+        n_rounds: Rounds of ageing without an error since the store was opened.
+        n_items_moved: Items that left their records in them.
+        last_error: Why the last round was not complete, or None.
+    """
+
+    n_files: dict[str, int]
+    n_bytes: dict[str, int]
+    n_items: dict[str, int]
+    n_rounds: int
+    n_items_moved: int
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStatistics:
     """A store.
 
@@ -79,6 +101,7 @@ class StoreStatistics:
         log_bytes: Bytes of log written since the last checkpoint.
         last_checkpoint_error: Why the last checkpoint failed, or None.
         tables: Its tables.
+        series: The items of `Temporal` fields that left their records.
         lanes: Its lanes.
         actors: Its actors, supervisors' children flattened.
     """
@@ -92,6 +115,7 @@ class StoreStatistics:
     log_bytes: int
     last_checkpoint_error: str | None
     tables: tuple[TableStatistics, ...]
+    series: SeriesStatistics
     lanes: tuple[LaneStatistics, ...]
     actors: tuple[ChildInfo, ...]
 
@@ -115,7 +139,12 @@ def gather(
         checkpoint_bytes=sum(shard.checkpoint.n_bytes for shard in shards if shard.checkpoint is not None),
         log_bytes=0 if checkpointer is None else checkpointer.log_bytes(),
         last_checkpoint_error=None if error is None else str(error),
-        tables=tuple(_table(context, name, by_name.get(name)) for name in sorted(catalog.manifest.tables)),
+        tables=tuple(
+            _table(context, name, by_name.get(name))
+            for name in sorted(catalog.manifest.tables)
+            if not is_companion(name)
+        ),
+        series=_series(context, catalog),
         lanes=tuple(_lanes(context)),
         actors=actors,
     )
@@ -132,6 +161,25 @@ def _table(context: StoreContext, name: str, table: Table[Any] | None) -> TableS
         n_ephemeral=0 if table is None else len(table._ephemeral),
         columns=None if gpu is None else gpu.statistics(),
         columns_backend=None if gpu is None else "numpy",
+    )
+
+
+def _series(context: StoreContext, catalog: Catalog) -> SeriesStatistics:
+    n_files: dict[str, int] = {}
+    n_bytes: dict[str, int] = {}
+    n_items: dict[str, int] = {}
+    for entry in catalog.manifest.series:
+        n_files[entry.tier] = n_files.get(entry.tier, 0) + 1
+        n_bytes[entry.tier] = n_bytes.get(entry.tier, 0) + entry.n_bytes
+        n_items[entry.tier] = n_items.get(entry.tier, 0) + sum(found.n_items for found in entry.ranges)
+    ager = context.ager
+    return SeriesStatistics(
+        n_files=n_files,
+        n_bytes=n_bytes,
+        n_items=n_items,
+        n_rounds=0 if ager is None else ager.n_rounds,
+        n_items_moved=0 if ager is None else ager.n_items_moved,
+        last_error=None if ager is None or ager.last_error is None else str(ager.last_error),
     )
 
 

@@ -23,7 +23,7 @@ from warpstore.record import Record
 from warpstore.statistics import StoreStatistics
 from warpstore.store import Settings, Store
 from warpstore.store import open as open_store
-from warpstore.table import TTL, Key, Table
+from warpstore.table import TTL, Key, Table, Time
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -129,6 +129,10 @@ class SyncTable(Generic[R]):
         """As `Table.append`."""
         self._loop.call(self._table.append(key, field, item))
 
+    def window(self, key: Key, field: str, since: Time | None = None, until: Time | None = None) -> list[Any]:
+        """As `Table.window`."""
+        return self._loop.call(self._table.window(key, field, since, until))
+
     def delete(self, key: Key) -> bool:
         """As `Table.delete`."""
         return self._loop.call(self._table.delete(key))
@@ -222,6 +226,10 @@ class SyncStore:
     def checkpoint(self) -> None:
         """As `Store.checkpoint`."""
         self._loop.call(self._store.checkpoint())
+
+    def age(self) -> None:
+        """As `Store.age`."""
+        self._loop.call(self._store.age())
 
     def drop(self, name: str) -> None:
         """As `Store.drop`."""
