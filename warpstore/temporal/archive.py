@@ -215,8 +215,9 @@ def open_archive(files: FileSystem, place: str, options: Mapping[str, str]) -> A
 
 def _chunks(source: Bytes | File, n_bytes: int) -> Iterator[bytes]:
     for offset in range(0, n_bytes, _CHUNK_BYTES):
-        chunk = source.read(min(_CHUNK_BYTES, n_bytes - offset), offset)
-        if not chunk:
+        wanted = min(_CHUNK_BYTES, n_bytes - offset)
+        chunk = source.read(wanted, offset)
+        if len(chunk) != wanted:
             raise ValueError(f"{source.path} has fewer than {n_bytes} bytes")
         yield chunk
 
