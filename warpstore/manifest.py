@@ -103,6 +103,7 @@ class SeriesFileManifest(msgspec.Struct, frozen=True):
         n_bytes: Its size.
         crc: Its CRC32C.
         ranges: What it holds.
+        outbound: Whether the archive may have it already, although the local file counts.
     """
 
     number: int
@@ -113,6 +114,7 @@ class SeriesFileManifest(msgspec.Struct, frozen=True):
     n_bytes: int
     crc: int
     ranges: list[SeriesRange]
+    outbound: bool = False
 
 
 class Manifest(msgspec.Struct, frozen=True):

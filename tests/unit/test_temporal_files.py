@@ -25,7 +25,10 @@ def raw(value: Any) -> msgspec.Raw:
 
 def runs_of(n: int, n_items: int = 3) -> list[Run]:
     keys: list[Any] = [f"k{i}" if i % 3 else i if i % 2 else b"%d" % i for i in range(n)]
-    runs = [Run(1 + i % 2, key, 1 + i % 3, 7, [(t, 5, raw(f"{i} {t}")) for t in range(n_items)]) for i, key in enumerate(keys)]
+    runs = [
+        Run(1 + i % 2, key, 1 + i % 3, 7, [(t, 5, raw(f"{i} {t}")) for t in range(n_items)])
+        for i, key in enumerate(keys)
+    ]
     return sorted(runs, key=sort_key)
 
 
@@ -49,7 +52,9 @@ def opened(path: Path, entry: SeriesFileManifest) -> SeriesReader:
 
 
 def plain(runs: list[Run]) -> list[Any]:
-    return [(r.table, r.key, r.series, r.incarnation, [(t, m, bytes(memoryview(x))) for t, m, x in r.items]) for r in runs]
+    return [
+        (r.table, r.key, r.series, r.incarnation, [(t, m, bytes(memoryview(x))) for t, m, x in r.items]) for r in runs
+    ]
 
 
 @pytest.mark.parametrize("compression", ["lz4", "max"])

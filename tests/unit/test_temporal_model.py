@@ -75,8 +75,11 @@ class Driver:
 
     async def step(self) -> None:
         name = self.rng.choice(
-            ["append"] * 6 + ["sensor", "sensor", "put", "put_ttl", "put_many", "insert", "note", "delete"]
-            + ["advance"] * 3 + ["age"] * 3 + ["checkpoint", "crash", "reopen", "crash_in_age", "fail_in_age"]
+            ["append"] * 6
+            + ["sensor", "sensor", "put", "put_ttl", "put_many", "insert", "note", "delete"]
+            + ["advance"] * 3
+            + ["age"] * 3
+            + ["checkpoint", "crash", "reopen", "crash_in_age", "fail_in_age"]
         )
         self.log.append(name)
         await getattr(self, f"do_{name}")()
@@ -241,7 +244,9 @@ class Driver:
 
     async def check(self) -> None:
         now = self.now
-        since, until = sorted([now - self.rng.choice([0, 60, HOUR, 2 * DAY, 6 * DAY]), now - self.rng.choice([0, 60, DAY])])
+        since, until = sorted(
+            [now - self.rng.choice([0, 60, HOUR, 2 * DAY, 6 * DAY]), now - self.rng.choice([0, 60, DAY])]
+        )
         for low, high in ((None, None), (since, until), (None, since), (until, None)):
             for key in KEYS:
                 person = self.live(key)

@@ -468,7 +468,7 @@ class Ager(Actor[str, None]):
         groups: dict[_Partition, list[SeriesFile]] = {}
         for file in self._context.series.files:
             entry = file.entry
-            if entry.tier != "archive" and not entry.move:
+            if entry.tier != "archive" and not entry.move and not entry.outbound:
                 groups.setdefault((entry.tier, entry.width_s, entry.partition), []).append(file)
         for place, files in sorted(groups.items()):
             files.sort(key=lambda file: file.entry.n_bytes)
@@ -483,7 +483,8 @@ class Ager(Actor[str, None]):
         groups: dict[_Partition, list[SeriesFile]] = {}
         for file in self._context.series.files:
             entry = file.entry
-            if entry.tier == "disk" and not entry.move and self._place(file) == "archive":
+            is_free = not entry.move and not entry.outbound
+            if entry.tier == "disk" and is_free and self._place(file) == "archive":
                 groups.setdefault((entry.tier, entry.width_s, entry.partition), []).append(file)
         for place, files in sorted(groups.items()):
             if len(files) > 1:
@@ -495,6 +496,8 @@ class Ager(Actor[str, None]):
 
     async def _upload(self, file: SeriesFile) -> None:
         files = self._context.series
+        if not file.entry.outbound:  # so that whatever comes between, what the archive has is not forgotten
+            await self._change([msgspec.structs.replace(file.entry, outbound=True)], [])
         file.n_pins += 1
         try:
             await self._context.run(lambda: files.upload(file))
@@ -503,7 +506,7 @@ class Ager(Actor[str, None]):
             raise
         finally:
             file.n_pins -= 1
-        await self._change([msgspec.structs.replace(file.entry, tier="archive")], [])
+        await self._change([msgspec.structs.replace(file.entry, tier="archive", outbound=False)], [])
 
     def _partition(self, entry: SeriesFileManifest, tier: str) -> _Partition:
         """Return the partition of a tier that a file falls into."""

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from warpstore.errors import (
     ArchiveUnavailableError,
     CorruptionError,
@@ -104,7 +106,8 @@ class SeriesFiles:
                 before.entry = entry
                 continue
             if before is not None:
-                self._gone.append(before)
+                before.entry = msgspec.structs.replace(before.entry, outbound=False)
+                self._gone.append(before)  # the local file; what the archive has counts from now on
             self._set[entry.number] = SeriesFile(entry)
 
     def pinned(self, table: int, series: int, first_ns: int, last_ns: int) -> list[SeriesFile]:
@@ -207,9 +210,9 @@ class SeriesFiles:
             if reader is not None:
                 reader.close()
             try:
-                if file.entry.tier == "archive":
+                if file.entry.tier == "archive" or file.entry.outbound:
                     self.archive.remove(self._catalog.series_name(file.entry.number))
-                else:
+                if file.entry.tier != "archive":
                     self._files.remove(self.path(file.entry))
             except (OSError, ArchiveUnavailableError):
                 left.append(file)

@@ -343,7 +343,7 @@ class TableSeries:
                 wanted = [raw for s, _, some in due.outgoing if s is series for _, raw in some]
                 if wanted:
                     kept = _without(items, wanted)
-                    if kept is None:
+                    if kept is None or _overtakes(series, items, kept, after, self.now_ns()):
                         return None, None
                     left[series.number] = [items[i] for i in kept]
                     if series.time is None:
@@ -374,6 +374,18 @@ def _without(items: Sequence[msgspec.Raw], wanted: Sequence[msgspec.Raw]) -> lis
         else:
             kept.append(i)
     return kept if at == len(wanted) else None
+
+
+def _overtakes(series: Series, items: Sequence[msgspec.Raw], kept: Sequence[int], state: State, now_ns: int) -> bool:
+    """Return whether an item that stays is before one of its time that leaves: the two would change places."""
+    leaving = sorted(set(range(len(items))).difference(kept))
+    if not leaving or not kept or kept[0] > leaving[-1]:
+        return False
+    times = series.times(items, state, now_ns)
+    first_of_time: dict[int, int] = {}
+    for i in kept:
+        first_of_time.setdefault(times[i], i)
+    return any(first_of_time.get(times[i], i) < i for i in leaving)
 
 
 def _keep(arrivals: dict[int, bytes], series: int, kept: Sequence[int]) -> None:
