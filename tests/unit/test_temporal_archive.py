@@ -83,7 +83,7 @@ async def test_an_object_store_takes_old_items_and_gives_them_back(tmp_path: Pat
         assert all(name.startswith("old/items/") for name in s3.names())
         assert days(await store[Person].window("ann", "events")) == list(range(13))
         assert sum(numbers.n_items.values()) == 13
-        local = [path for path in Path(world.path).rglob("*.ser")]
+        local = list(Path(world.path).rglob("*.ser"))
         assert len(local) == sum(n for tier, n in numbers.n_files.items() if tier != "archive")
         await store.close()
         async with world.open(Person, archive_options=s3.options) as store:  # the place is remembered

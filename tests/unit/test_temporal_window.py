@@ -98,7 +98,7 @@ async def test_a_series_without_a_time_field_goes_by_the_time_of_append(tmp_path
     ("field", "since", "until", "wrong", "words"),
     [
         ("events", T0 + 1, T0, "since", "lies behind until"),
-        ("events", dt.datetime(2030, 1, 1), T0, "since", "lies behind until"),
+        ("events", dt.datetime(2030, 1, 1, tzinfo=dt.UTC), T0, "since", "lies behind until"),
         ("events", "yesterday", None, "since", "since='yesterday': must be a datetime, unix seconds"),
         ("events", None, dt.date(2030, 1, 1), "until", "until=datetime.date"),
         ("events", True, None, "since", "since=True"),
@@ -163,11 +163,11 @@ def test_times_become_nanoseconds_and_keep_their_order() -> None:
     assert ns_of(1.5) == 1_500_000_000
     assert ns_of(-1) == -NS
     assert ns_of(dt.datetime(1970, 1, 1, 0, 0, 1, 5, dt.UTC)) == NS + 5000
-    assert ns_of(dt.datetime(1970, 1, 2)) == 86400 * NS
+    assert ns_of(dt.datetime(1970, 1, 2)) == 86400 * NS  # noqa: DTZ001 - UTC is meant
     assert ns_of(math.inf) == ns_of(1e300) == ns_of(2**63) == TIME_MAX
     assert ns_of(-math.inf) == ns_of(math.nan) == ns_of(-(2**63)) == TIME_MIN
-    assert ns_of(dt.datetime.max) == TIME_MAX
-    assert ns_of(dt.datetime.min) == TIME_MIN
+    assert ns_of(dt.datetime.max) == TIME_MAX  # noqa: DTZ901
+    assert ns_of(dt.datetime.min) == TIME_MIN  # noqa: DTZ901
 
 
 def test_horizons_say_where_an_item_belongs() -> None:
