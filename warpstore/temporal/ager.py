@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 KEYS_PER_MOVE = 4_096
 BYTES_PER_MOVE = 16 << 20
-KEYS_AT_ONCE = 32
+KEYS_AT_ONCE = 8
 """Records looked at, or written, between two turns of the loop."""
 
 MERGED_FILES = 8
