@@ -18,6 +18,7 @@ from warpstore.config import Config
 from warpstore.environment import Environment
 from warpstore.errors import (
     ActorStoppedError,
+    ArchiveUnavailableError,
     BackupDamagedError,
     BackupError,
     BackupFullError,
@@ -68,6 +69,7 @@ from warpstore.table import Table
 
 __all__ = [
     "ActorStoppedError",
+    "ArchiveUnavailableError",
     "ArrowBatches",
     "Auto",
     "BackupDamagedError",

@@ -16,12 +16,21 @@ from warpstore import manifest as manifests
 from warpstore.blocks import SUFFIX as BLOCK_SUFFIX
 from warpstore.blocks import block_path
 from warpstore.errors import ConfigError, IncompatibleSchemaError
-from warpstore.manifest import CheckpointManifest, LaneManifest, Manifest, SchemaEntry, TableManifest
+from warpstore.manifest import (
+    CheckpointManifest,
+    LaneManifest,
+    Manifest,
+    SchemaEntry,
+    SeriesFileManifest,
+    TableManifest,
+)
 from warpstore.parts import PartPlan, parts_of
-from warpstore.plan import Plan
+from warpstore.plan import Plan, TemporalField
 from warpstore.schema import Schema
+from warpstore.temporal.state import companion_of, companion_schema
 
 CHECKPOINT_SUFFIX = ".ckpt"
+SERIES_SUFFIX = ".ser"
 QUARANTINE_BYTES_MAX = 16 << 20
 
 
@@ -53,6 +62,18 @@ class Catalog:
     def block_directory(self) -> str:
         """The folder of the block files."""
         return f"{self.path}/blocks"
+
+    def series_folder(self, tier: str) -> str:
+        """Return the folder of the files of items of a tier; of the archive perhaps the URL."""
+        return self.manifest.folders.get(tier) or f"{self.path}/series/{tier}"
+
+    def series_name(self, number: int) -> str:
+        """Return the name of a file of items, in its folder or in the archive, which other stores may use too."""
+        return f"{self.manifest.store_id}-{number:08x}{SERIES_SUFFIX}"
+
+    def series_files(self) -> list[str]:
+        """Return where the files of items are that the manifest names: paths, and URLs of objects in the archive."""
+        return [f"{self.series_folder(entry.tier)}/{self.series_name(entry.number)}" for entry in self.manifest.series]
 
     def lane_directory(self, lane: int) -> str:
         """Return the folder of a lane's log."""
@@ -96,6 +117,44 @@ class Catalog:
             self.manifest = msgspec.structs.replace(self.manifest, next_checkpoint=number + 1)
         return number
 
+    def take_series_number(self) -> int:
+        """Return a number for a new file of items, or a move of items, that no other had."""
+        with self._lock:
+            number = self.manifest.next_series
+            self.manifest = msgspec.structs.replace(self.manifest, next_series=number + 1)
+        return number
+
+    def series_changed(self, add: Iterable[SeriesFileManifest], remove: Iterable[int]) -> None:
+        """Record files of items that are new, or say something else than before, and forget others."""
+        with self._lock:
+            entries = {entry.number: entry for entry in self.manifest.series}
+            for number in remove:
+                del entries[number]
+            entries.update((entry.number, entry) for entry in add)
+            changed = msgspec.structs.replace(self.manifest, series=[entries[number] for number in sorted(entries)])
+            manifests.write(self._files, self.path, changed)
+            self.manifest = changed
+
+    def expires(self, name: str) -> None:
+        """Record that records of a table, which has series, may have deadlines."""
+        with self._lock:
+            tables = dict(self.manifest.tables)
+            tables[name] = msgspec.structs.replace(tables[name], expires=True)
+            changed = msgspec.structs.replace(self.manifest, tables=tables)
+            manifests.write(self._files, self.path, changed)
+            self.manifest = changed
+
+    def remove_series_strays(self) -> None:
+        """Remove local files of items that the manifest does not name; nobody may be writing any."""
+        own = f"{self.manifest.store_id}-"
+        for tier in ("ssd", "disk"):
+            folder = self.series_folder(tier)
+            named = {self.series_name(entry.number) for entry in self.manifest.series if entry.tier == tier}
+            if self._files.exists(folder):
+                for name in self._files.list_directory(folder):
+                    if name.startswith(own) and name not in named:
+                        self._files.remove(f"{folder}/{name}")
+
     def _change(self, **changes: Any) -> None:
         with self._lock:
             changed = msgspec.structs.replace(self.manifest, **changes)
@@ -103,15 +162,21 @@ class Catalog:
             self.manifest = changed
 
     def begin_epoch(
-        self, tables: dict[str, TableManifest], next_table: int, next_tag: int, durability: str = ""
+        self,
+        tables: dict[str, TableManifest],
+        next_table: int,
+        next_tag: int,
+        durability: str = "",
+        folders: dict[str, str] | None = None,
     ) -> None:
-        """Record that the store was opened once more, with these tables, and how."""
+        """Record that the store was opened once more, with these tables, how, and these folders of items."""
         self._change(
             epoch=self.manifest.epoch + 1,
             tables=tables,
             next_table=next_table,
             next_tag=next_tag,
             durability=durability,
+            folders=self.manifest.folders if folders is None else folders,
         )
 
     def lane_opened(self, lane: int, active: int) -> None:
@@ -144,8 +209,12 @@ class Catalog:
         self._change(shards=list(shards), lanes=list(lanes), clean_lsns=[])
 
     def dropped(self, name: str) -> None:
-        """Record that a table is gone."""
-        self._change(tables={key: table for key, table in self.manifest.tables.items() if key != name})
+        """Record that a table is gone, and what is beside it."""
+        with self._lock:
+            kept = {k: t for k, t in self.manifest.tables.items() if k not in (name, companion_of(name))}
+            changed = msgspec.structs.replace(self.manifest, tables=kept)
+            manifests.write(self._files, self.path, changed)
+            self.manifest = changed
 
     def quarantine(self, torn: TornTail) -> None:
         """Keep a copy of what was cut off a log."""
@@ -249,7 +318,7 @@ def with_schemas(manifest: Manifest, plans: Iterable[Plan[Any]]) -> tuple[dict[s
         if table is None:
             tables[name] = TableManifest(next_table, [SchemaEntry(next_tag, plan.schema.to_builtins())])
             next_table, next_tag = next_table + 1, next_tag + 1
-            continue
+            table = tables[name]
         for entry in table.schemas:
             problems = plan.schema.incompatibilities(Schema.from_builtins(entry.schema))
             if problems:
@@ -259,6 +328,31 @@ def with_schemas(manifest: Manifest, plans: Iterable[Plan[Any]]) -> tuple[dict[s
                 )
         if Schema.from_builtins(table.schemas[-1].schema) != plan.schema:
             entry = SchemaEntry(next_tag, plan.schema.to_builtins())
-            tables[name] = TableManifest(table.table, [*table.schemas, entry])
+            tables[name] = msgspec.structs.replace(table, schemas=[*table.schemas, entry])
             next_tag += 1
+        if plan.temporal_fields:
+            tables[name] = _with_series(tables[name], plan)
+            beside = companion_of(name)
+            if beside not in tables and any(needs_state(series) for series in plan.temporal_fields):
+                schema = companion_schema(name, plan.key_kind).to_builtins()
+                tables[beside] = TableManifest(next_table, [SchemaEntry(next_tag, schema)])
+                next_table, next_tag = next_table + 1, next_tag + 1
     return tables, next_table, next_tag
+
+
+def needs_state(series: TemporalField) -> bool:
+    """Return whether a series has something beside its record: a place in files, or times of append."""
+    horizons = (series.memory_s, series.ssd_s, series.disk_s)
+    return series.time is None or series.archive or any(seconds is not None for seconds in horizons)
+
+
+def _with_series(table: TableManifest, plan: Plan[Any]) -> TableManifest:
+    """Return a table with numbers for its series: a renamed one keeps its own, that of a dropped one stays taken."""
+    numbers = dict(table.series)
+    for series in plan.temporal_fields:
+        old = plan.fields[series.name].renamed_from
+        if series.name not in numbers and old in numbers:
+            numbers[series.name] = numbers.pop(old)
+        numbers.setdefault(series.name, max(numbers.values(), default=0) + 1)
+    expires = table.expires or plan.strategy.seconds("ttl") is not None
+    return msgspec.structs.replace(table, series=numbers, expires=expires)

@@ -33,10 +33,19 @@ class SchemaEntry(msgspec.Struct, frozen=True):
 
 
 class TableManifest(msgspec.Struct, frozen=True):
-    """A table: its number for ever, and its schemas, the current one last."""
+    """A table.
+
+    Attributes:
+        table: Its number for ever.
+        schemas: Its schemas, the current one last.
+        series: The number for ever of each `Temporal` field that it has or had.
+        expires: Whether a record of it has, or had, a deadline while it had such fields.
+    """
 
     table: int
     schemas: list[SchemaEntry]
+    series: dict[str, int] = {}
+    expires: bool = False
 
 
 class LaneManifest(msgspec.Struct, frozen=True):
@@ -69,6 +78,50 @@ class CheckpointManifest(msgspec.Struct, frozen=True):
     blocks: list[int] = []
 
 
+class SeriesRange(msgspec.Struct, frozen=True, array_like=True):
+    """What a file holds of one series, over all records.
+
+    Attributes:
+        table: The table's number.
+        series: The series' number.
+        n_items: Items.
+        first_ns: The least time among them, in nanoseconds since the epoch.
+        last_ns: The greatest.
+    """
+
+    table: int
+    series: int
+    n_items: int
+    first_ns: int
+    last_ns: int
+
+
+class SeriesFileManifest(msgspec.Struct, frozen=True):
+    """A file of items that left their records.
+
+    Attributes:
+        number: Its number.
+        tier: "ssd", "disk" or "archive".
+        move: The move that wrote it, until it is settled; then 0.
+        width_s: Seconds of its time partition.
+        partition: Number of that.
+        n_bytes: Its size.
+        crc: Its CRC32C.
+        ranges: What it holds.
+        outbound: Whether the archive may have it already, although the local file counts.
+    """
+
+    number: int
+    tier: str
+    move: int
+    width_s: int
+    partition: int
+    n_bytes: int
+    crc: int
+    ranges: list[SeriesRange]
+    outbound: bool = False
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """What a store consists of.
 
@@ -83,6 +136,9 @@ class Manifest(msgspec.Struct, frozen=True):
         tables: By table name.
         clean_lsns: Per shard, the last LSN at a clean close; empty while the store is open or after a crash.
         durability: How the store was last opened, for those who read it beside its owner; "" if nobody said.
+        next_series: The number that the next file of items, or move of items, gets.
+        series: The files of items that left their records.
+        folders: By tier, the folder or URL of these files where it is not inside the store.
     """
 
     store_id: str
@@ -95,6 +151,9 @@ class Manifest(msgspec.Struct, frozen=True):
     tables: dict[str, TableManifest]
     clean_lsns: list[int]
     durability: str = ""
+    next_series: int = 1
+    series: list[SeriesFileManifest] = []
+    folders: dict[str, str] = {}
 
     @property
     def id_bytes(self) -> bytes:

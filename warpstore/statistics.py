@@ -144,6 +144,27 @@ class LaneStatistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesStatistics:
+    """The items of `Temporal` fields that left their records.
+
+    Attributes:
+        n_files: Files by tier: "ssd", "disk", "archive".
+        n_bytes: Bytes of them.
+        n_items: Items in them, those of records that are gone included.
+        n_rounds: Rounds of ageing without an error since the store was opened.
+        n_items_moved: Items that left their records in them.
+        last_error: Why the last round was not complete, or None.
+    """
+
+    n_files: dict[str, int]
+    n_bytes: dict[str, int]
+    n_items: dict[str, int]
+    n_rounds: int
+    n_items_moved: int
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStatistics:
     """A store.
 
@@ -170,6 +191,7 @@ class StoreStatistics:
         log_bytes: Bytes of log written since the last checkpoint.
         tables: Its tables, by name.
         shards: Its shards, by number.
+        series: The items of `Temporal` fields that left their records.
         lanes: Its lanes, by number.
         actors: Its actors, supervisors' children flattened.
     """
@@ -195,6 +217,7 @@ class StoreStatistics:
     log_bytes: int
     tables: tuple[TableStatistics, ...]
     shards: tuple[ShardStatistics, ...]
+    series: SeriesStatistics
     lanes: tuple[LaneStatistics, ...]
     actors: tuple[ChildInfo, ...]
 
