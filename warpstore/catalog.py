@@ -30,7 +30,6 @@ from warpstore.schema import Schema
 from warpstore.temporal.state import companion_of, companion_schema
 
 CHECKPOINT_SUFFIX = ".ckpt"
-SERIES_SUFFIX = ".ser"
 QUARANTINE_BYTES_MAX = 16 << 20
 
 
@@ -65,15 +64,19 @@ class Catalog:
 
     def series_folder(self, tier: str) -> str:
         """Return the folder of the files of items of a tier; of the archive perhaps the URL."""
-        return self.manifest.folders.get(tier) or f"{self.path}/series/{tier}"
+        return self.manifest.series_folder(self.path, tier)
 
-    def series_name(self, number: int) -> str:
+    def series_name(self, number: int, origin: str = "") -> str:
         """Return the name of a file of items, in its folder or in the archive, which other stores may use too."""
-        return f"{self.manifest.store_id}-{number:08x}{SERIES_SUFFIX}"
+        return self.manifest.series_name(number, origin)
 
     def series_files(self) -> list[str]:
         """Return where the files of items are that the manifest names: paths, and URLs of objects in the archive."""
-        return [f"{self.series_folder(entry.tier)}/{self.series_name(entry.number)}" for entry in self.manifest.series]
+        return [self.series_path(entry) for entry in self.manifest.series]
+
+    def series_path(self, entry: SeriesFileManifest) -> str:
+        """Return where a file of items is: its path, or the URL of an object in the archive."""
+        return f"{self.series_folder(entry.tier)}/{self.series_name(entry.number, entry.origin)}"
 
     def lane_directory(self, lane: int) -> str:
         """Return the folder of a lane's log."""
@@ -256,6 +259,11 @@ class Catalog:
     def _kept(self) -> list[Manifest]:
         with self._pins_lock:
             return [self.manifest, *self._pins]
+
+    def pinned_series(self) -> set[int]:
+        """Return the numbers of the files of items that a pin keeps."""
+        with self._pins_lock:
+            return {entry.number for manifest in self._pins for entry in manifest.series}
 
     def first_kept(self, lane: int) -> int:
         """Return the number of the first segment of a lane that counts, or is pinned."""

@@ -18,6 +18,7 @@ from warpstore.errors import CorruptionError, FormatVersionError
 
 NAME = "MANIFEST"
 FORMAT_VERSION = 1
+SERIES_SUFFIX = ".ser"
 _MAGIC = b"warpstore-manifest"
 _BYTES_MAX = 256 << 20
 _STORE_ID = re.compile(r"[0-9a-f]{32}")
@@ -109,6 +110,8 @@ class SeriesFileManifest(msgspec.Struct, frozen=True):
         crc: Its CRC32C.
         ranges: What it holds.
         outbound: Whether the archive may have it already, although the local file counts.
+        origin: The id of the store whose archive it is in, where that is not this one: a restored store reads such
+            files where they are, and never removes them. Else "".
     """
 
     number: int
@@ -120,6 +123,7 @@ class SeriesFileManifest(msgspec.Struct, frozen=True):
     crc: int
     ranges: list[SeriesRange]
     outbound: bool = False
+    origin: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -159,6 +163,19 @@ class Manifest(msgspec.Struct, frozen=True):
     def id_bytes(self) -> bytes:
         """The store id as the 16 bytes that its files carry."""
         return bytes.fromhex(self.store_id)
+
+    def series_folder(self, path: str, tier: str) -> str:
+        """Return the folder of the files of items of a tier, for a store at a path; of the archive perhaps the URL."""
+        return self.folders.get(tier) or f"{path}/series/{tier}"
+
+    def series_name(self, number: int, origin: str = "") -> str:
+        """Return the name of a file of items, in its folder or in the archive, which other stores may use too."""
+        return f"{origin or self.store_id}-{number:08x}{SERIES_SUFFIX}"
+
+    @property
+    def copied_series(self) -> list[SeriesFileManifest]:
+        """The files of items that a backup copies: all but those in an archive outside the store."""
+        return [entry for entry in self.series if entry.tier != "archive" or not self.folders.get("archive")]
 
 
 def read(files: FileSystem, directory: str) -> Manifest:

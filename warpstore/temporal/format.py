@@ -18,7 +18,7 @@ of one series by time. The CRC32C of blocks, pages and the root covers the file'
 from __future__ import annotations
 
 import struct
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from google_crc32c import value
@@ -26,6 +26,9 @@ from xxhash import xxh3_64_intdigest
 
 from warpstore.keys import HotKey, key_bytes
 from warpstore.manifest import SeriesRange
+
+if TYPE_CHECKING:
+    from wal import File
 
 MAGIC = b"WARPSER1"
 FORMAT_VERSION = 1
@@ -139,6 +142,19 @@ def unpack_footer(data: bytes) -> tuple[int, int, int]:
     if n_bytes > DIRECTORY_BYTES_MAX:
         raise ValueError(f"the directory has {n_bytes} bytes, the limit is {DIRECTORY_BYTES_MAX}")
     return offset, n_bytes, crc
+
+
+def give_to_store(file: File, before: bytes, store_id: bytes) -> None:
+    """Let a file belong to another store: only its header names one. Not durable.
+
+    Raises:
+        ValueError: the header is damaged, or names another store than ``before``.
+        OSError: reading or writing failed.
+    """
+    _, number, salt, written_for = unpack_header(file.read(HEADER_BYTES, 0))
+    if written_for != before:
+        raise ValueError("the file of items belongs to another store")
+    file.write([pack_header(number, salt, store_id)], 0)
 
 
 def _checked(data: bytes, n_bytes: int) -> bytes:

@@ -130,16 +130,17 @@ class SeriesFiles:
             file.n_pins -= 1
 
     def take_gone(self) -> list[SeriesFile]:
-        """Return the files that left the set and that nobody reads, for `remove`."""
-        free = [file for file in self._gone if not file.n_pins]
-        self._gone = [file for file in self._gone if file.n_pins]
+        """Return the files that left the set, and that nobody reads and no backup copies, for `remove`."""
+        kept = self._catalog.pinned_series()
+        free = [file for file in self._gone if not file.n_pins and file.entry.number not in kept]
+        self._gone = [file for file in self._gone if file not in free]
         return free
 
     # Off the loop
 
     def path(self, entry: SeriesFileManifest) -> str:
         """Return the path of a local file."""
-        return f"{self._catalog.series_folder(entry.tier)}/{self._catalog.series_name(entry.number)}"
+        return self._catalog.series_path(entry)
 
     def reader(self, file: SeriesFile) -> SeriesReader:
         """Return the reader of a file, which is pinned.
@@ -155,7 +156,7 @@ class SeriesFiles:
 
     def _opened(self, entry: SeriesFileManifest) -> SeriesReader:
         if entry.tier == "archive":
-            source = self.archive.open(self._catalog.series_name(entry.number))
+            source = self.archive.open(self._catalog.series_name(entry.number, entry.origin))
         else:
             path = self.path(entry)
             try:
@@ -165,7 +166,8 @@ class SeriesFiles:
             except OSError as e:
                 raise UnavailableError(f"{path}: {e}") from e
         try:
-            return SeriesReader(source, entry, self._catalog.manifest.id_bytes, self._cache)
+            written_for = bytes.fromhex(entry.origin) if entry.origin else self._catalog.manifest.id_bytes
+            return SeriesReader(source, entry, written_for, self._cache)
         except BaseException:
             source.close()
             raise
@@ -210,7 +212,7 @@ class SeriesFiles:
             if reader is not None:
                 reader.close()
             try:
-                if file.entry.tier == "archive" or file.entry.outbound:
+                if (file.entry.tier == "archive" and not file.entry.origin) or file.entry.outbound:
                     self.archive.remove(self._catalog.series_name(file.entry.number))
                 if file.entry.tier != "archive":
                     self._files.remove(self.path(file.entry))
