@@ -87,6 +87,7 @@ class SeriesFiles:
         self._lock = threading.Lock()
         self._set = {entry.number: SeriesFile(entry) for entry in catalog.manifest.series}
         self._gone: list[SeriesFile] = []
+        self._is_retired = False
         self.archive: Archive = open_archive(files, catalog.series_folder("archive"), dict(archive_options))
 
     # On the loop
@@ -128,6 +129,15 @@ class SeriesFiles:
         """Let go of files."""
         for file in files:
             file.n_pins -= 1
+            if self._is_retired and not file.n_pins:
+                _close(file)
+
+    def retire(self) -> None:
+        """Close every reader, but those of files that are pinned when these are let go of."""
+        self._is_retired = True
+        for file in (*self._set.values(), *self._gone):
+            if not file.n_pins:
+                _close(file)
 
     def take_gone(self) -> list[SeriesFile]:
         """Return the files that left the set, and that nobody reads and no backup copies, for `remove`."""
@@ -153,6 +163,21 @@ class SeriesFiles:
             if file.reader is None:
                 file.reader = self._opened(file.entry)
             return file.reader
+
+    def open_local(self) -> None:
+        """Open every file that is not in the archive, so that what an owner lets go of can still be read.
+
+        Raises:
+            CorruptionError: one is missing or damaged.
+            UnavailableError: one cannot be opened.
+        """
+        try:
+            for file in self._set.values():
+                if file.entry.tier != "archive":
+                    self.reader(file)
+        except BaseException:
+            self.close()
+            raise
 
     def _opened(self, entry: SeriesFileManifest) -> SeriesReader:
         if entry.tier == "archive":
@@ -208,9 +233,7 @@ class SeriesFiles:
         """Close and remove files that left the set; return those that could not be removed now."""
         left: list[SeriesFile] = []
         for file in gone:
-            reader, file.reader = file.reader, None
-            if reader is not None:
-                reader.close()
+            _close(file)
             try:
                 if (file.entry.tier == "archive" and not file.entry.origin) or file.entry.outbound:
                     self.archive.remove(self._catalog.series_name(file.entry.number))
@@ -227,9 +250,13 @@ class SeriesFiles:
     def close(self) -> None:
         """Close every reader."""
         for file in (*self._set.values(), *self._gone):
-            reader, file.reader = file.reader, None
-            if reader is not None:
-                reader.close()
+            _close(file)
+
+
+def _close(file: SeriesFile) -> None:
+    reader, file.reader = file.reader, None
+    if reader is not None:
+        reader.close()
 
 
 class NewSeriesFile:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from warpstore.context import StoreContext
     from warpstore.manifest import TableManifest
     from warpstore.shard import Pair
-    from warpstore.temporal.series_files import SeriesFile
+    from warpstore.temporal.series_files import SeriesFile, SeriesFiles
 
 _SLACK_NS = 2_000
 """A time that was a float may be so far off in nanoseconds; files are asked for so much more, and compared exactly."""
@@ -154,7 +154,8 @@ class TableSeries:
         state = unpack_state(state_value)
         present = next((items for s, items in self.records.read(body) if s is series), [])
         times = series.times(present, state, now_ns) if series.time is None else []
-        files = self._context.series.pinned(
+        store_files = self._context.series  # a reader that moves to another state gets others
+        files = store_files.pinned(
             self.number,
             series.number,
             -(1 << 63) if low is None else low - _SLACK_NS,
@@ -163,20 +164,22 @@ class TableSeries:
         counting = [f for f in files if state.incarnation and f.entry.move in (0, state.last_move)]
 
         def read() -> list[Any]:
-            items = self._from_files(series, key, state, counting)
+            items = self._from_files(store_files, series, key, state, counting)
             here = [(time, 0, raw) for time, raw in zip(times or [0] * len(present), present, strict=True)]
             return _window(series, items, here, since, until, now_ns)
 
         try:
             return await self._context.run(read) if counting else read()
         finally:
-            self._context.series.unpin(files)
+            store_files.unpin(files)
 
-    def _from_files(self, series: Series, key: HotKey, state: State, files: Sequence[SeriesFile]) -> list[Item]:
+    def _from_files(
+        self, store_files: SeriesFiles, series: Series, key: HotKey, state: State, files: Sequence[SeriesFile]
+    ) -> list[Item]:
         """Return the items of files that count, by time and then by the move that took them out; blocks."""
         items: list[Item] = []
         for file in files:
-            for run in self._context.series.reader(file).find(self.number, series.number, key):
+            for run in store_files.reader(file).find(self.number, series.number, key):
                 if run.incarnation == state.incarnation:
                     items += run.items
         items.sort(key=operator.itemgetter(0, 1))
