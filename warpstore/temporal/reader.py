@@ -25,7 +25,7 @@ from warpstore.blocks.format import (
 from warpstore.checkpoint.format import checksum
 from warpstore.errors import CorruptionError, FormatVersionError, UnavailableError
 from warpstore.keys import HotKey
-from warpstore.manifest import SeriesFileManifest
+from warpstore.manifest import SeriesFileManifest, SeriesRange
 from warpstore.temporal.format import (
     FOOTER_BYTES,
     FORMAT_VERSION,
@@ -180,8 +180,38 @@ class SeriesReader:
             raise self._damaged(offset, str(e)) from e
         return raw, header.n_items, offset + BLOCK_HEADER_BYTES + header.stored_bytes
 
+    @property
+    def ranges(self) -> list[SeriesRange]:
+        """What the file says that it holds of each series."""
+        return self._directory.ranges
+
+    def index(self) -> Iterator[tuple[int, int]]:
+        """Yield each entry of the index in order: the hash of a run, and its place.
+
+        Raises:
+            CorruptionError: a page is damaged.
+        """
+        for number, first in enumerate(self._root):
+            page = self._page(number)
+            n = PAGE_HEADER.unpack_from(page)[1]
+            entries = memoryview(page)[8 : 8 + 16 * n].cast("Q").tolist()
+            if not n or entries[0] != first:
+                raise self._damaged(
+                    self._directory.pages_offset + number * PAGE_BYTES, "the root names another hash for the page"
+                )
+            yield from zip(entries[:n], entries[n:], strict=True)
+
     def runs(self) -> Iterator[Run]:
         """Yield every run in order.
+
+        Raises:
+            CorruptionError: what was read is damaged.
+            UnavailableError: reading failed.
+        """
+        return (run for _, run in self.placed_runs())
+
+    def placed_runs(self) -> Iterator[tuple[int, Run]]:
+        """Yield every run in order, with its place.
 
         Raises:
             CorruptionError: what was read is damaged.
@@ -192,8 +222,8 @@ class SeriesReader:
             raw, n_items, end = self._block(offset)
             start = ITEM_BYTES * n_items
             try:
-                for n_bytes in lengths_of(raw, n_items):
-                    yield decode_run(raw[start : start + n_bytes])
+                for i, n_bytes in enumerate(lengths_of(raw, n_items)):
+                    yield offset << INDEX_BITS | i, decode_run(raw[start : start + n_bytes])
                     start += n_bytes
             except (ValueError, msgspec.MsgspecError) as e:
                 raise self._damaged(offset, str(e)) from e

@@ -14,12 +14,14 @@ from warpstore.verification.file_kind import Advance, FileKind, Finding, finding
 from warpstore.verification.kept_files import QuarantineFiles, SpareFiles
 from warpstore.verification.log_files import LogFiles
 from warpstore.verification.manifest_file import ManifestFile
+from warpstore.verification.series_files import SeriesFileKind
 
 FILE_KINDS: tuple[FileKind, ...] = (
     ManifestFile(),
     LogFiles(),
     CheckpointFiles(),
     BlockFileKind(),
+    SeriesFileKind(),
     SpareFiles(),
     QuarantineFiles(),
 )
