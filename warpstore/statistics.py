@@ -144,6 +144,23 @@ class LaneStatistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TierStatistics:
+    """The files of items in one place.
+
+    Attributes:
+        tier: Where: "ssd", "disk" or "archive".
+        n_files: Files.
+        n_bytes: Bytes of them.
+        n_items: Items in them, those of records that are gone included.
+    """
+
+    tier: str
+    n_files: int
+    n_bytes: int
+    n_items: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesStatistics:
     """The items of `Temporal` fields that left their records.
 
@@ -162,6 +179,19 @@ class SeriesStatistics:
     n_rounds: int
     n_items_moved: int
     last_error: str | None
+
+    @property
+    def tiers(self) -> tuple[TierStatistics, ...]:
+        """The same by tier, also of those without files."""
+        return tuple(
+            TierStatistics(
+                tier=tier,
+                n_files=self.n_files.get(tier, 0),
+                n_bytes=self.n_bytes.get(tier, 0),
+                n_items=self.n_items.get(tier, 0),
+            )
+            for tier in ("ssd", "disk", "archive")
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -158,14 +158,20 @@ class Ager(Actor[str, None]):
     async def _answer(self, messages: list[str | Call[str, None]]) -> None:
         """One round answers all who asked."""
         error: WarpstoreError | None = None
+        clock, n_before = self._context.clock, self.n_items_moved
+        began_s = clock.monotonic()
         try:
-            error = await self._round()
+            with self._context.tracing.span("age", under=self._context.tracing.apart()) as span:
+                error = await self._round()
+                span.set("warpstore.moved_items", self.n_items_moved - n_before)
         except (WarpstoreError, WalError, OSError) as e:
             error = e if isinstance(e, WarpstoreError) else UnavailableError(f"ageing failed: {e}")
             error.__cause__ = None if error is e else e
         if error is None:
             self._n_failed = 0
             self.n_rounds += 1
+            n, path, seconds = self.n_items_moved - n_before, self._context.path, clock.monotonic() - began_s
+            log_event(logger, logging.DEBUG, "items_aged", path=path, items=n, seconds=seconds)
         else:
             self._n_failed += 1
             log_event(logger, logging.WARNING, "ageing_failed", path=self._context.path, error=error)
