@@ -38,6 +38,7 @@ from warpstore.errors import (
     KeyNotFoundError,
     LimitError,
     MemoryLimitError,
+    MigrationError,
     MissingExtraError,
     NotAStoreError,
     OpenError,
@@ -59,8 +60,11 @@ from warpstore.errors import (
     WrongThreadError,
 )
 from warpstore.interchange import ArrowBatches
+from warpstore.migration import MigrationReport, migrate
+from warpstore.migration_plan import MigrationPlan, TablePlan, VersionPlan, migration_plan
 from warpstore.observe.prometheus import prometheus_collector
 from warpstore.record import Record
+from warpstore.rollback import forget_rollback, roll_back
 from warpstore.statistics import LaneStatistics, ShardStatistics, StoreStatistics, TableStatistics
 from warpstore.store import Store, open  # noqa: A004 - it is used as ws.open
 from warpstore.strategy import Strategy
@@ -102,6 +106,9 @@ __all__ = [
     "LimitError",
     "Memory",
     "MemoryLimitError",
+    "MigrationError",
+    "MigrationPlan",
+    "MigrationReport",
     "MissingExtraError",
     "NotAStoreError",
     "OpenError",
@@ -122,6 +129,7 @@ __all__ = [
     "SyncStore",
     "SyncTable",
     "Table",
+    "TablePlan",
     "TableStatistics",
     "TargetExistsError",
     "Temporal",
@@ -130,11 +138,16 @@ __all__ = [
     "UsageError",
     "ValidationError",
     "VersionConflictError",
+    "VersionPlan",
     "WarpstoreError",
     "WrongThreadError",
     "derived",
+    "forget_rollback",
+    "migrate",
+    "migration_plan",
     "open",
     "open_sync",
     "prometheus_collector",
     "restore",
+    "roll_back",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,8 +16,10 @@ from warpstore import manifest as manifests
 from warpstore.blocks import SUFFIX as BLOCK_SUFFIX
 from warpstore.blocks import block_path
 from warpstore.errors import ConfigError, IncompatibleSchemaError
+from warpstore.evolution import became, changes
 from warpstore.manifest import (
     CheckpointManifest,
+    KeptState,
     LaneManifest,
     Manifest,
     SchemaEntry,
@@ -219,6 +221,40 @@ class Catalog:
             manifests.write(self._files, self.path, changed)
             self.manifest = changed
 
+    def migrated(
+        self, tables: dict[str, TableManifest], shards: Sequence[CheckpointManifest], kept: KeptState | None
+    ) -> None:
+        """Record the tables and checkpoints that a migration made, and the state before it if there is a way back.
+
+        The log must be covered by the checkpoints.
+        """
+        tags = [entry.tag for table in tables.values() for entry in table.schemas]
+        self._change(
+            tables=tables,
+            shards=list(shards),
+            rollback=kept,
+            next_tag=max(self.manifest.next_tag, 1 + max(tags, default=0)),
+        )
+
+    def rolled_back(self, kept: KeptState, lanes: Sequence[LaneManifest]) -> None:
+        """Record that a kept state is the store's again; no log counts any more.
+
+        Numbers that were given since are not given again, and the epoch goes on: what is left of the discarded state
+        can be taken for nothing else.
+        """
+        self._change(
+            epoch=self.manifest.epoch + 1,
+            tables=kept.tables,
+            shards=kept.shards,
+            lanes=list(lanes),
+            clean_lsns=[],
+            rollback=None,
+        )
+
+    def rollback_forgotten(self) -> None:
+        """Record that there is no way back any more."""
+        self._change(rollback=None)
+
     def quarantine(self, torn: TornTail) -> None:
         """Keep a copy of what was cut off a log."""
         directory = f"{self.path}/quarantine"
@@ -270,8 +306,8 @@ class Catalog:
         return min(manifest.lanes[lane].first for manifest in self._kept())
 
     def remove_strays(self) -> None:
-        """Remove checkpoints and block files that neither the manifest names nor a pin."""
-        shards = [shard for manifest in self._kept() for shard in manifest.shards]
+        """Remove checkpoints and block files that neither the manifest names, nor its way back, nor a pin."""
+        shards = [shard for manifest in self._kept() for shard in manifest.shards_named]
         named = {shard.name for shard in shards}
         blocks = {block_path("", number)[1:] for shard in shards for number in shard.blocks}
         for directory, suffix, keep in (
@@ -313,8 +349,33 @@ def check_names(plans: Iterable[Plan[Any]]) -> None:
         seen.add(name)
 
 
+class Lineage(NamedTuple):
+    """An older schema of a table.
+
+    Attributes:
+        tag: The tag of the records written under it.
+        schema: The schema.
+        between: The schemas after it and before the current one, in the order in which they were current.
+    """
+
+    tag: int
+    schema: Schema
+    between: list[Schema]
+
+
+def older_schemas(table: TableManifest) -> list[Lineage]:
+    """Return the schemas of a table but the current one, the oldest first."""
+    schemas = [Schema.from_builtins(entry.schema) for entry in table.schemas]
+    return [
+        Lineage(entry.tag, schemas[i], schemas[i + 1 : -1]) for i, entry in enumerate(table.schemas[: len(schemas) - 1])
+    ]
+
+
 def with_schemas(manifest: Manifest, plans: Iterable[Plan[Any]]) -> tuple[dict[str, TableManifest], int, int]:
     """Return the tables of a manifest with the schemas of these types, and the next table number and tag.
+
+    A schema that the table had before becomes the current one again: a release that is taken back, and comes again,
+    adds nothing.
 
     Raises:
         IncompatibleSchemaError: a type cannot read what is stored under its name.
@@ -327,17 +388,14 @@ def with_schemas(manifest: Manifest, plans: Iterable[Plan[Any]]) -> tuple[dict[s
             tables[name] = TableManifest(next_table, [SchemaEntry(next_tag, plan.schema.to_builtins())])
             next_table, next_tag = next_table + 1, next_tag + 1
             table = tables[name]
-        for entry in table.schemas:
-            problems = plan.schema.incompatibilities(Schema.from_builtins(entry.schema))
-            if problems:
-                words = "; ".join(problems)
-                raise IncompatibleSchemaError(
-                    f"{plan.record_type.__name__} cannot read what is stored in {name!r}: {words}. Nothing was touched."
-                )
-        if Schema.from_builtins(table.schemas[-1].schema) != plan.schema:
-            entry = SchemaEntry(next_tag, plan.schema.to_builtins())
-            tables[name] = msgspec.structs.replace(table, schemas=[*table.schemas, entry])
+        others = [entry for entry in table.schemas if Schema.from_builtins(entry.schema) != plan.schema]
+        same = [entry for entry in table.schemas if Schema.from_builtins(entry.schema) == plan.schema]
+        if not same:
+            same = [SchemaEntry(next_tag, plan.schema.to_builtins())]
             next_tag += 1
+        tables[name] = msgspec.structs.replace(table, schemas=[*others, *same])
+        for older in older_schemas(tables[name]):
+            _check_readable(plan, older)
         if plan.temporal_fields:
             tables[name] = _with_series(tables[name], plan)
             beside = companion_of(name)
@@ -346,6 +404,17 @@ def with_schemas(manifest: Manifest, plans: Iterable[Plan[Any]]) -> tuple[dict[s
                 tables[beside] = TableManifest(next_table, [SchemaEntry(next_tag, schema)])
                 next_table, next_tag = next_table + 1, next_tag + 1
     return tables, next_table, next_tag
+
+
+def _check_readable(plan: Plan[Any], older: Lineage) -> None:
+    problems = [change for change in changes(plan.schema, older.schema, older.between) if change.effect == "unreadable"]
+    if problems:
+        words = "; ".join(change.words for change in problems)
+        raise IncompatibleSchemaError(
+            f"{plan.record_type.__name__} cannot read what is stored in {plan.table!r}: {words}. Nothing was touched.",
+            table=plan.table,
+            field=problems[0].field,
+        )
 
 
 def needs_state(series: TemporalField) -> bool:
@@ -357,10 +426,12 @@ def needs_state(series: TemporalField) -> bool:
 def _with_series(table: TableManifest, plan: Plan[Any]) -> TableManifest:
     """Return a table with numbers for its series: a renamed one keeps its own, that of a dropped one stays taken."""
     numbers = dict(table.series)
+    names = {series.name for series in plan.temporal_fields}
+    for older in reversed(older_schemas(table)):
+        for old, name in became(plan.schema, older.schema, older.between).items():
+            if name in names and name not in numbers and old in numbers:
+                numbers[name] = numbers.pop(old)
     for series in plan.temporal_fields:
-        old = plan.fields[series.name].renamed_from
-        if series.name not in numbers and old in numbers:
-            numbers[series.name] = numbers.pop(old)
         numbers.setdefault(series.name, max(numbers.values(), default=0) + 1)
     expires = table.expires or plan.strategy.seconds("ttl") is not None
     return msgspec.structs.replace(table, series=numbers, expires=expires)

@@ -9,7 +9,7 @@ that a caller could see, but belongs to one thread at a time.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -197,13 +197,20 @@ class Codec(Generic[R]):
             "decode_error": msgspec.DecodeError,
         }
 
-    def decoder_of(self, tag: int, schema: Schema) -> Callable[[bytes | memoryview], R]:
+    def decoder_of(self, tag: int, schema: Schema, between: Sequence[Schema] = ()) -> Callable[[bytes | memoryview], R]:
         """Return ``decode`` for the arrays that an older ``schema`` wrote under ``tag``.
+
+        Args:
+            tag: The schema id.
+            schema: The older schema.
+            between: The schemas after it and before this type's, in the order in which they were current.
+
+        The function raises `IncompatibleSchemaError` for a value that a field of today cannot hold.
 
         Raises:
             IncompatibleSchemaError: this type cannot read them.
         """
-        return reader(self.plan, tag, schema, self._backend)
+        return reader(self.plan, tag, schema, self._backend, between)
 
     def needs_whole(self, fields: Iterable[str]) -> bool:
         """Return whether these fields cannot be read without the parts of a record that are elsewhere."""

@@ -4,7 +4,8 @@
 
     WarpstoreError
     ├── SchemaError                  a declaration contradicts itself (when the class is created)
-    │   └── IncompatibleSchemaError  a declaration contradicts the stored schema (at open)
+    │   └── IncompatibleSchemaError  a declaration contradicts the stored schema (at open, or what is read)
+    ├── MigrationError               a migration or its way back cannot be made; the records are as they were
     ├── ConfigError                  a setting is unknown or out of its limits
     ├── ValidationError              a record or an argument is wrong; nothing was written
     │   ├── LimitError               ... because it exceeds a limit; the limit and its setting are named
@@ -60,7 +61,33 @@ class SchemaError(WarpstoreError):
 
 
 class IncompatibleSchemaError(SchemaError):
-    """A record type cannot read what is stored under its name; nothing was touched."""
+    """A record type cannot read what is stored under its name; nothing was touched.
+
+    Attributes:
+        table: The table's name, or None.
+        field: The first field at fault, or None if it is the whole.
+    """
+
+    def __init__(self, message: str, *, table: str | None = None, field: str | None = None) -> None:
+        super().__init__(message)
+        self.table = table
+        self.field = field
+
+
+class MigrationError(WarpstoreError):
+    """A migration, or the way back, cannot be made; the store's records are as they were.
+
+    Attributes:
+        path: The store.
+        table: The table at fault, or None.
+        field: The field at fault, or None.
+    """
+
+    def __init__(self, message: str, *, path: str, table: str | None = None, field: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.table = table
+        self.field = field
 
 
 class ConfigError(WarpstoreError):

@@ -58,6 +58,17 @@ def compile_source(
     return [namespace[name] for name in names]
 
 
+def checked(field: FieldPlan, v: str, source: Source) -> list[str]:
+    """Return the statements that check the local ``v``, and round it to the field's column, or raise."""
+    column = field.column
+    if isinstance(field.kind, Float) or (column is not None and isinstance(column.base, Float)):
+        source.names["as_float"] = as_float
+        check = [f"if type({v}) is not float: {v} = as_float({v})"]
+    else:
+        check = field.kind.check(v, "0", source)
+    return check + (column.convert(v, source) if column is not None else [])
+
+
 class EncodeWriter:
     """Writes ``encode`` and its kin of one plan and schema id."""
 
@@ -81,7 +92,6 @@ class EncodeWriter:
             "slot_of": slot_of,
             "force_setattr": msgspec.structs.force_setattr,
             "UNSET": msgspec.UNSET,
-            "as_float": as_float,
             "wrong_type": partial(wrong_type, plan),
             "explain_given": partial(explain_record, plan, [f for f in self._stored if f.computed is None]),
             "explain_all": partial(explain_record, plan, self._stored),
@@ -181,12 +191,7 @@ class EncodeWriter:
         return lines
 
     def _check(self, field: FieldPlan) -> list[str]:
-        v, source, column = self._local[field.name], self._source, field.column
-        if isinstance(field.kind, Float) or (column is not None and isinstance(column.base, Float)):
-            check = [f"if type({v}) is not float: {v} = as_float({v})"]
-        else:
-            check = field.kind.check(v, "0", source)
-        return check + (column.convert(v, source) if column is not None else [])
+        return checked(field, self._local[field.name], self._source)
 
     def _writes(self, given: list[FieldPlan]) -> list[str]:
         """Return the statements that give the record the values that were stored in place of its own."""

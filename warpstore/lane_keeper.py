@@ -154,7 +154,11 @@ class LaneKeeper(Actor[None, None]):
             takeover[stream] = min(takeover[stream], lsn)
         n_bytes = min(context.config.segment_bytes, FIRST_SEGMENT_BYTES)
         active = segments.make(found.next_number, n_bytes, durable=found.durable, takeover=takeover, groups=found.tail)
-        catalog.lane_opened(self.index, found.next_number)
+        try:
+            catalog.lane_opened(self.index, found.next_number)
+        except BaseException:
+            active.file.close()
+            raise
         return active
 
     def _on_lag(self, lagging: bool) -> None:  # noqa: FBT001 - the lane calls it

@@ -126,6 +126,25 @@ class SeriesFileManifest(msgspec.Struct, frozen=True):
     origin: str = ""
 
 
+class KeptState(msgspec.Struct, frozen=True):
+    """The state before a migration, for the way back.
+
+    Attributes:
+        tables: The tables as they were.
+        shards: The checkpoints as they were. Their files, and the block files that they name, stay as long as this is
+            in the manifest.
+        written: Names of the checkpoint files that the migration wrote in their place.
+        kept_at_ms: When it was, in milliseconds since the epoch.
+        series: The files of items as they were; there is a way back as long as they are the same.
+    """
+
+    tables: dict[str, TableManifest]
+    shards: list[CheckpointManifest]
+    written: list[str]
+    kept_at_ms: int
+    series: list[SeriesFileManifest] = []
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """What a store consists of.
 
@@ -143,6 +162,7 @@ class Manifest(msgspec.Struct, frozen=True):
         next_series: The number that the next file of items, or move of items, gets.
         series: The files of items that left their records.
         folders: By tier, the folder or URL of these files where it is not inside the store.
+        rollback: The state before the last migration, or None.
     """
 
     store_id: str
@@ -158,6 +178,12 @@ class Manifest(msgspec.Struct, frozen=True):
     next_series: int = 1
     series: list[SeriesFileManifest] = []
     folders: dict[str, str] = {}
+    rollback: KeptState | None = None
+
+    @property
+    def shards_named(self) -> list[CheckpointManifest]:
+        """The checkpoint entries whose files have to be there: the current ones, and those of the way back."""
+        return [*self.shards, *(self.rollback.shards if self.rollback is not None else ())]
 
     @property
     def id_bytes(self) -> bytes:

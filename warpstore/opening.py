@@ -76,8 +76,9 @@ async def _open_parts(
 ) -> OpenParts:
     files = environment.files
     loop = asyncio.get_running_loop()
-    lock = _lock(files, path)
+    lock = take_lock(files, path)
     context: StoreContext | None = None
+    root: Supervisor | None = None
     try:
         manifest = _manifest(files, path, config, environment)
         tables, next_table, next_tag = with_schemas(manifest, plans)
@@ -107,6 +108,8 @@ async def _open_parts(
                 "the log is damaged", timeout=None
             )  # so that the next opening need not know
     except BaseException:
+        if root is not None:
+            await root.stop()
         if context is not None:
             context.release()
         else:
@@ -115,8 +118,21 @@ async def _open_parts(
     return OpenParts(context, catalog, root)
 
 
-def _lock(files: FileSystem, path: str) -> Lock:
-    """Take the store's lock, making its folder first."""
+def take_lock(files: FileSystem, path: str, *, must_exist: bool = False) -> Lock:
+    """Take a store's lock, making its folder first.
+
+    Args:
+        files: The file system.
+        path: The store's folder.
+        must_exist: Whether there has to be a store already; then nothing is made.
+
+    Raises:
+        NotAStoreError: there is something else, or nothing where there has to be a store.
+        CorruptionError: the manifest is missing.
+        StoreInUseError: another process, or this one, has the store open.
+    """
+    if must_exist and not files.exists(path):
+        raise NotAStoreError(f"{path}: there is no store", path=path)
     if files.exists(path) and not files.is_directory(path):
         raise NotAStoreError(f"{path}: is a file; a store is a folder", path=path)
     if files.exists(path):
@@ -131,6 +147,8 @@ def _lock(files: FileSystem, path: str) -> Lock:
                 missing = f"{path}/{manifests.NAME}"
                 raise CorruptionError(f"{missing}: the manifest is missing", path=missing, offset=0)
             raise NotAStoreError(f"{path}: holds something else ({names[0]}); give an empty folder", path=path)
+        if must_exist and manifests.NAME not in names:
+            raise NotAStoreError(f"{path}: there is no store", path=path)
     else:
         files.make_directory(path)
         files.sync_directory(os.path.dirname(path) or ".")

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from warpstore.blocks import BlockFiles
-from warpstore.catalog import Catalog, check_names, new_manifest, with_schemas
+from warpstore.catalog import Catalog, check_names, new_manifest, older_schemas, with_schemas
 from warpstore.config import Config
 from warpstore.context import StoreContext
 from warpstore.environment import Environment
@@ -30,7 +30,6 @@ from warpstore.observe.tracing import Tracing
 from warpstore.plan import Plan
 from warpstore.reading_state import read_manifest, read_state
 from warpstore.routes import TableRoutes
-from warpstore.schema import Schema
 from warpstore.shard import Shard
 from warpstore.supervisor import ChildSpec, Supervisor
 from warpstore.table import Table
@@ -111,10 +110,11 @@ class Reader:
                 raise
             tables = list(tables)
             for table in tables:
-                for entry in merged.tables[table.name].schemas:
-                    if entry.tag != self._bound[table.name].tag and entry.tag not in table._decoders:
-                        schema = Schema.from_builtins(entry.schema)
-                        table._decoders[entry.tag] = table._codec.decoder_of(entry.tag, schema)
+                stored = merged.tables[table.name]
+                if stored != self.catalog.manifest.tables[table.name]:
+                    table._decoders.update(
+                        {older.tag: table._codec.decoder_of(*older) for older in older_schemas(stored)}
+                    )
             before = list(context.shards.values())
             before_series = context.series
             self._install(merged, shards, series)

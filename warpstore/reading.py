@@ -4,61 +4,131 @@ One concept: the decoder of arrays that one schema wrote, the current one or an 
 the record class whose fields are in stored order. Where the sibling's instances have the layout of the record's (slots
 are sorted by name), assigning ``__class__`` makes a record of it; else the record is constructed from its fields.
 
-Of an older schema, dropped fields are skipped, renamed ones go to their new name, added ones get their default, and
-added computed ones are computed.
+Of an older schema, dropped fields are skipped, renamed ones go to their new name (see `warpstore.evolution`), and
+added ones get their default. A computed field is computed where it was not stored, was computed of other fields, or
+hangs on a field whose value is not the stored one. What has to fit a column, or to be in order of time, is made so: a
+record of an older schema reads as if it had been put today.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from gpu_kernels import Backend
+from warpstore.annotations import Temporal
 from warpstore.batch_computed import BatchFunction
 from warpstore.checks import Source, indented
 from warpstore.errors import IncompatibleSchemaError
-from warpstore.generated import compile_source
-from warpstore.plan import Plan
+from warpstore.evolution import became, incompatibilities, must_fit
+from warpstore.explain import explain_value
+from warpstore.generated import checked, compile_source
+from warpstore.plan import FieldPlan, Plan
 from warpstore.schema import Schema
 
 Reader = Callable[[bytes | memoryview], Any]
 
 
-def reader(plan: Plan[Any], tag: int, schema: Schema, backend: Backend) -> Callable[[bytes | memoryview], Any]:
+def reader(
+    plan: Plan[Any], tag: int, schema: Schema, backend: Backend, between: Sequence[Schema] = ()
+) -> Callable[[bytes | memoryview], Any]:
     """Return a function from an array that ``schema`` wrote under the id ``tag`` to a record.
 
     The function raises ``msgspec.DecodeError`` (``msgspec.ValidationError`` among them) for bytes that are no such
-    array. ``backend`` computes added fields that take columns.
+    array, and `IncompatibleSchemaError` where a stored value does not fit its field of today.
+
+    Args:
+        plan: The record type.
+        tag: The schema id.
+        schema: What was declared then.
+        backend: Computes fields that are not as they were stored and take columns.
+        between: The schemas after it and before the record type's.
 
     Raises:
         IncompatibleSchemaError: the record type cannot read the arrays of ``schema``.
     """
-    problems = plan.schema.incompatibilities(schema)
+    problems = incompatibilities(plan.schema, schema, between)
     if problems:
         raise IncompatibleSchemaError(
-            f"{plan.record_type.__name__} cannot read its stored records: {'; '.join(problems)}"
+            f"{plan.record_type.__name__} cannot read its stored records: {'; '.join(problems)}", table=plan.table
         )
-    sibling = _sibling(plan, tag, schema)
+    names = became(plan.schema, schema, between)
+    sibling = _sibling(plan, tag, schema, names)
     source = Source()
     source.names |= {"cls": plan.record_type, "dec": msgspec.msgpack.Decoder(sibling).decode}
     lines = ["x = dec(b)"]
+    lines += _made_to_fit(plan, schema, names, source)
     if _same_layout(plan, sibling):
         lines.append("x.__class__ = cls")
         if "__post_init__" in dir(plan.record_type):
             lines.append("x.__post_init__()")
     else:
         lines.append(f"x = cls({', '.join(f'{name}=x.{name}' for name in plan.fields)})")
-    stored = _new_names(plan, schema)
-    for computed in plan.computed_fields:
-        if computed.name not in stored:
-            f = BatchFunction(plan, computed, backend) if computed.batch else computed.f
-            source.names["force_setattr"] = msgspec.structs.force_setattr
-            lines.append(f"force_setattr(x, {computed.name!r}, {source.bind(f, 'f')}(x))")
+    lines += _computed_anew(plan, schema, names, source, backend)
     text = "\n".join(["def decode(b):", *indented([*lines, "return x"])])
     (decode,) = compile_source(source, f"{plan.record_type.__name__} decode", [text], ["decode"])
     return decode
+
+
+def _made_to_fit(plan: Plan[Any], schema: Schema, names: Mapping[str, str], source: Source) -> list[str]:
+    """Return the statements that bring stored values into the form that a put gives them today."""
+    old, new = ({field.name: field for field in some.fields} for some in (schema, plan.schema))
+    lines: list[str] = []
+    for then, name in names.items():
+        field = plan.fields[name]
+        if not must_fit(new[name], old[then]):
+            continue
+        if isinstance(field.tier, Temporal):
+            by_time = source.bind(attrgetter(str(field.tier.time)), "time")
+            fits = [f"v = sorted(v, key={by_time})"]
+        else:
+            fits = checked(field, "v", source)
+        lines += _set(plan, field, f"x.{name}", fits, source)
+    return lines
+
+
+def _computed_anew(
+    plan: Plan[Any], schema: Schema, names: Mapping[str, str], source: Source, backend: Backend
+) -> list[str]:
+    """Return the statements that compute what is not stored, or is computed of what is not as it was stored."""
+    old, new = ({field.name: field for field in some.fields} for some in (schema, plan.schema))
+    stored = {name: old[then] for then, name in names.items()}
+    changed = {name for name in plan.fields if name not in stored or must_fit(new[name], stored[name])}
+    lines: list[str] = []
+    for computed in plan.computed_fields:
+        was = stored.get(computed.name)
+        same_of = was is not None and tuple(names.get(name, name) for name in was.computed_of) == computed.of
+        if same_of and computed.name not in changed and changed.isdisjoint(computed.depends_on):
+            continue
+        f = BatchFunction(plan, computed, backend) if computed.batch else computed.f
+        field = plan.fields[computed.name]
+        lines += _set(plan, field, f"{source.bind(f, 'f')}(x)", checked(field, "v", source), source)
+    return lines
+
+
+def _set(plan: Plan[Any], field: FieldPlan, value: str, fits: list[str], source: Source) -> list[str]:
+    """Return the statements that set a field to a value made to fit, or raise."""
+    source.names["force_setattr"] = msgspec.structs.force_setattr
+    explain = source.bind(partial(_misfit, plan, field), f"misfit_{field.name}")
+    return [
+        f"v = {value}",
+        "try:",
+        *indented(fits),
+        f"except Exception as error: raise {explain}(v, error) from None",
+        f"force_setattr(x, {field.name!r}, v)",
+    ]
+
+
+def _misfit(plan: Plan[Any], field: FieldPlan, value: Any, error: Exception) -> Exception:
+    """Return the error for a stored value that its field cannot hold."""
+    why = explain_value(plan, field, value, error)
+    return IncompatibleSchemaError(
+        f"a stored record of an older schema of {plan.table!r} does not fit: {why}", table=plan.table, field=field.name
+    )
 
 
 def bare_readers(plan: Plan[Any], tag: int) -> tuple[Reader, Reader] | None:
@@ -66,29 +136,18 @@ def bare_readers(plan: Plan[Any], tag: int) -> tuple[Reader, Reader] | None:
 
     Their results need only the record type as their class. None if they need more.
     """
-    sibling = _sibling(plan, tag, plan.schema)
+    sibling = _sibling(plan, tag, plan.schema, {name: name for name in plan.stored_fields})
     if not _same_layout(plan, sibling) or "__post_init__" in dir(plan.record_type):
         return None
     many: Any = list[sibling]  # type: ignore[valid-type]
     return msgspec.msgpack.Decoder(sibling).decode, msgspec.msgpack.Decoder(many).decode
 
 
-def _new_names(plan: Plan[Any], schema: Schema) -> list[str | None]:
-    """Return today's name of each field of ``schema``; None where it was dropped."""
-    renamed = {field.renamed_from: field.name for field in plan.fields.values() if field.renamed_from is not None}
-    stored = set(plan.stored_fields)
-    old = {field.name for field in schema.fields}
-    names: list[str | None] = []
-    for field in schema.fields:
-        name = field.name if field.name in stored else renamed.get(field.name)
-        names.append(name if name in stored and (name == field.name or name not in old) else None)
-    return names
-
-
-def _sibling(plan: Plan[Any], tag: int, schema: Schema) -> type[msgspec.Struct]:
+def _sibling(plan: Plan[Any], tag: int, schema: Schema, names: Mapping[str, str]) -> type[msgspec.Struct]:
     hints: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
-    for index, name in enumerate(_new_names(plan, schema)):
+    for index, old in enumerate(schema.fields):
+        name = names.get(old.name)
         hints[name or f"_skipped_{index}"] = plan.fields[name].stored_hint if name else msgspec.Raw
     for name, field in plan.fields.items():
         if name not in hints:

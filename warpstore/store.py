@@ -13,6 +13,7 @@ from wal import LogFullError, WalError, log_event
 from warpstore.backup import BackupResult
 from warpstore.backup.copying import no_progress
 from warpstore.backup.cutting import back_up
+from warpstore.catalog import older_schemas
 from warpstore.codec import Codec
 from warpstore.config import Config, Durability, GpuMode, OnCorruption, load
 from warpstore.context import StoreContext
@@ -31,7 +32,6 @@ from warpstore.observe.tracing import Tracing, require_api
 from warpstore.opening import OpenParts, open_parts
 from warpstore.reader import Reader, open_reader
 from warpstore.record import Record, plan_of
-from warpstore.schema import Schema
 from warpstore.statistics import StoreStatistics
 from warpstore.table import Table
 from warpstore.temporal.state import is_companion
@@ -335,7 +335,10 @@ class Store:
                 await self._reader.close()
             await self._root.stop()
             if context.read_only is None:
-                await context.run(lambda: catalog.closed(ends, lsns))
+                try:
+                    await context.run(lambda: catalog.closed(ends, lsns))
+                except OSError as e:
+                    raise UnavailableError(f"the clean end could not be recorded: {e}; the log will be replayed") from e
                 if not all(ends) and not in_memory:
                     error = OutcomeUnknownError("the last bytes of the log could not be made durable")
         finally:
@@ -414,10 +417,7 @@ class Opening:
         for model, plan in zip(self._models, plans, strict=True):
             stored = parts.catalog.manifest.tables[plan.table]
             codec: Codec[Any] = plan.bind(stored.schemas[-1].tag, parts.context.backend)
-            decoders = {
-                entry.tag: codec.decoder_of(entry.tag, Schema.from_builtins(entry.schema))
-                for entry in stored.schemas[:-1]
-            }
+            decoders = {older.tag: codec.decoder_of(*older) for older in older_schemas(stored)}
             tables[model] = table_type(parts.context, codec, parts.context.tables[stored.table], decoders)
             if plan.temporal_fields:
                 parts.context.series_tables.append(tables[model]._attach_series(parts.catalog))

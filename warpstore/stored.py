@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from wal import FileSystem, Lock, OsFileSystem
 from warpstore import manifest as manifests
 from warpstore.catalog import Catalog
@@ -120,6 +122,24 @@ class StoredReader:
     def layout(self) -> Catalog:
         """Where the files of the manifest are. Only to be asked: its changes write."""
         return Catalog(self.files, self.path, self.manifest)
+
+    def before_migration(self) -> StoredReader | None:
+        """Return a reader of the state that is kept for the way back of a migration, or None. It has no log.
+
+        Raises:
+            CorruptionError: its tables are damaged.
+        """
+        kept = self.manifest.rollback
+        if kept is None:
+            return None
+        manifest = msgspec.structs.replace(
+            self.manifest,
+            tables=kept.tables,
+            shards=kept.shards,
+            clean_lsns=[s.lsn for s in kept.shards],
+            rollback=None,
+        )
+        return StoredReader(self.files, self.path, manifest, None, self._clock, is_live=False)
 
     @property
     def is_clean(self) -> bool:

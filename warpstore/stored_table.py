@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from uuid import UUID
 import msgspec
 
 from warpstore.errors import CorruptionError, ValidationError
+from warpstore.evolution import became
 from warpstore.keys import HotKey
 from warpstore.manifest import TableManifest
 from warpstore.schema import Schema
@@ -75,7 +77,11 @@ class StoredTable:
         if not self.schemas or not all(schema.fields for schema in self.schemas.values()):
             raise CorruptionError(f"{path}: offset 0: table {name!r} has no fields", path=path, offset=0)
         self.schema = self.schemas[entry.schemas[-1].tag]
-        self._shapes = {tag: _Shape(schema, self.schema) for tag, schema in self.schemas.items()}
+        versions = list(self.schemas.values())
+        self._shapes = {
+            tag: _Shape(schema, became(self.schema, schema, versions[i + 1 : -1]))
+            for i, (tag, schema) in enumerate(self.schemas.items())
+        }
 
     @property
     def key_field(self) -> str:
@@ -156,14 +162,8 @@ class StoredTable:
 class _Shape:
     """What the elements of the arrays of one schema are called now; None where a field was dropped."""
 
-    def __init__(self, schema: Schema, newest: Schema) -> None:
-        old = {field.name for field in schema.fields}
-        current = {field.name for field in newest.fields}
-        renamed = {field.renamed_from: field.name for field in newest.fields if field.renamed_from is not None}
-        self.names: list[str | None] = []
-        for field in schema.fields:
-            name = field.name if field.name in current else renamed.get(field.name)
-            self.names.append(name if name in current and (name == field.name or name not in old) else None)
+    def __init__(self, schema: Schema, names: Mapping[str, str]) -> None:
+        self.names = [names.get(field.name) for field in schema.fields]
         self.holds_uuid = [
             _NAMES_UUID.search(field.type) is not None and _NAMES_BYTES.search(field.type) is None
             for field in schema.fields

@@ -82,7 +82,7 @@ def test_an_intact_store_has_no_defect_and_is_not_changed(store: Path, log_store
         code, report = check(path)
         assert (code, report["ok"], report["findings"]) == (0, True, [])
         assert all(kind["verified"] for kind in report["files"].values())
-        assert list(report["files"]) == ["manifest", "log", "checkpoint", "block", "series"]
+        assert list(report["files"]) == ["manifest", "log", "checkpoint", "block", "series", "rollback"]
         assert stores.files_of(path) == before
 
 

@@ -105,6 +105,7 @@ def test_info_tells_what_a_store_is_and_holds(path: Path) -> None:
         "epoch",
         "shards",
         "lanes",
+        "rollback",
         "tables",
         "series",
         "files",
@@ -119,7 +120,8 @@ def test_info_tells_what_a_store_is_and_holds(path: Path) -> None:
     counted = ("records", "expiring", "checkpointed", "changed_in_log", "schema_versions")
     assert [tables["user"][name] for name in counted] == [11, 1, 10, 4, 1]
     assert [tables["reading"][name] for name in counted] == [3, 0, 0, 3, 1]
-    assert list(facts["files"]) == ["manifest", "log", "checkpoint", "block", "series", "spare", "quarantine"]
+    kinds = ["manifest", "log", "checkpoint", "block", "series", "rollback", "spare", "quarantine"]
+    assert list(facts["files"]) == kinds
     on_disk = {name: f.stat().st_size for f in path.rglob("*") if f.is_file() for name in [f.name]}
     assert facts["bytes"] == sum(size for name, size in on_disk.items() if name != "LOCK")
     assert stores.files_of(path) == before
@@ -325,11 +327,16 @@ def test_compact_makes_no_store_where_there_is_none(tmp_path: Path) -> None:
 
 # what all of them refuse
 
-COMMANDS_OF_A_STORE = (["info"], ["check"], ["dump"], ["get"], ["compact"])
+COMMANDS_OF_A_STORE = (["info"], ["check"], ["dump"], ["get"], ["compact"], ["migrate"], ["rollback"])
 
 
 def command_line(command: list[str], path: Path) -> list[object]:
-    return [*command, path, *(["user", "u0001"] if command == ["get"] else [])]
+    more = {
+        "get": ["user", "u0001"],
+        "migrate": ["--models", "tests.support.worlds:User", "--yes"],
+        "rollback": ["--yes"],
+    }
+    return [*command, path, *more.get(command[0], [])]
 
 
 @pytest.mark.parametrize("command", COMMANDS_OF_A_STORE, ids=lambda command: command[0])
@@ -341,7 +348,9 @@ def test_what_is_no_store_is_refused(command: list[str], path: Path, tmp_path: P
     assert "No such option" in refused(*command_line(command, path), "--jsn", code=2)
 
 
-@pytest.mark.parametrize("command", [["dump"], ["get"], ["compact"], ["check"]], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "command", [["dump"], ["get"], ["compact"], ["migrate"], ["rollback"], ["check"]], ids=lambda command: command[0]
+)
 def test_a_store_in_use_is_refused(command: list[str], path: Path) -> None:
     async def beside() -> str:
         async with World(path).open(User):
@@ -406,6 +415,8 @@ def test_every_error_has_an_exit_code() -> None:
         ws.UnknownTableError(""): 2,
         ws.ValidationError(""): 2,
         ws.ConfigError("", setting=""): 2,
+        ws.IncompatibleSchemaError(""): 2,
+        ws.MigrationError("", path=""): 1,
     }
     assert {error: exit_code(error) for error in codes} == codes
 

@@ -12,6 +12,7 @@ import warpstore as ws
 from gpu_kernels import NumpyBackend
 from tests.support.worlds import MODES, World, world_in
 from warpstore.batch_computed import BatchFunction
+from warpstore.evolution import difference, incompatibilities
 from warpstore.record import plan_of
 from warpstore.schema import Schema
 
@@ -331,8 +332,8 @@ def test_the_schema_says_that_a_field_takes_columns() -> None:
 
     old, new = plan_of(Before).schema, plan_of(After).schema
     assert [field.computed_batch for field in new.fields] == [False, False, True]
-    assert new.difference(old) == ["field 'm' is computed from columns now"]
-    assert new.incompatibilities(old) == []
+    assert difference(new, old) == ["field 'm' is computed from columns now"]
+    assert incompatibilities(new, old) == []
     stored = old.to_builtins()
     for field in stored["fields"]:
         del field["computed_batch"]  # as a store wrote it before there was such a thing

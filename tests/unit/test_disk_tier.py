@@ -382,7 +382,7 @@ async def test_fields_move_to_disk_and_back_get_other_names_and_go(cached: bool,
             found = await store[Person].get(one)
             assert found is not None
             assert (found.n, found.friends, found.name) == (changed.n, changed.friends, changed.name)
-            assert found.bio == ("" if one in {key(4), key(5)} else first[one].bio)
+            assert found.bio == changed.about  # the rename is undone
             assert found.raw == (b"" if one in {key(4), key(5)} else first[one].raw)
         assert len(await collected(store[Person].scan())) == 60
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from opentelemetry import trace
@@ -301,3 +301,24 @@ async def test_nothing_waits_for_a_span_after_a_cancelled_call(world: World) -> 
         await turns()
     (cancelled,) = spans("put")
     assert told(cancelled)["error.type"] == "asyncio.exceptions.CancelledError"
+
+
+class Wider(ws.Record, name="user"):
+    id: Annotated[str, ws.Key()]
+    n: int = 0
+    more: int = 0
+
+
+async def test_a_migration_and_the_way_back_are_spans(world: World) -> None:
+    async with world.open(User) as store:
+        await store[User].put_many(users(0, 7))
+    await ws.migrate(world.path, [Wider], environment=world.environment)
+    ws.roll_back(world.path, environment=world.environment)
+    with pytest.raises(ws.MigrationError):
+        ws.roll_back(world.path, environment=world.environment)
+    (migrated,), (back, refused) = map(spans, ("migrate", "roll_back"))
+    assert migrated.name == f"migrate {world.path}"
+    assert told(migrated)["warpstore.rewritten_records"] == 7
+    assert parent_of(spans("open")[-1]) == id_of(migrated)  # for the checkpoint that it begins with
+    assert told(back)["db.namespace"] == world.path
+    assert told(refused)["error.type"] == "warpstore.errors.MigrationError"

@@ -10,6 +10,7 @@ import pytest
 
 import warpstore as ws
 from tests.support.worlds import MODES, Named, Reading, User, World, collected, turns, until, users, world_in
+from warpstore.catalog import Catalog
 from warpstore.keys import slot_of
 
 EVERY = [("fsync", 1), ("fsync", 4), ("fsync", 16), ("interval", 1), ("interval", 16), ("memory", 1), ("memory", 16)]
@@ -659,3 +660,31 @@ async def test_of_a_batch_that_was_torn_each_shard_has_all_of_its_part_or_none(m
         seen.add(sum(part <= found for part in parts))
     assert 0 in seen
     assert seen <= {0, 1}
+
+
+@pytest.mark.parametrize("step", ["lane_opened", "remove_strays"])
+async def test_an_opening_that_fails_at_a_late_step_leaves_nothing_open(
+    step: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world.open(User) as store:
+        await store[User].put(User(id="a"))
+        await store.checkpoint()
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "a fault of the test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, step, fail)
+        with pytest.raises(ws.OpenError):
+            await world.open(User)
+    assert world.open_files() == []
+    assert await everything(world) == [User(id="a")]
+
+
+async def test_a_close_that_cannot_record_the_clean_end_says_so_and_loses_nothing(world: World) -> None:
+    store = await world.open(User)
+    await store[User].put(User(id="a"))
+    world.files.fail("rename", "MANIFEST.new")
+    with pytest.raises(ws.UnavailableError, match="the clean end could not be recorded"):
+        await store.close()
+    assert await everything(world) == [User(id="a")]

@@ -19,6 +19,8 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from wal import LogFullError, WalError, log_event
 from warpstore.backup.copying import REST_SHARE
 from warpstore.backup.format import BackupResult
@@ -86,7 +88,7 @@ async def _cut(context: StoreContext, catalog: Catalog, pinned: Manifest, target
     return BackupJob(
         path=catalog.path,
         target=target,
-        store=pinned,
+        store=msgspec.structs.replace(pinned, rollback=None),  # the way back of a migration stays with the store
         lsns=lsns,
         sealed=sealed,
         lanes=[catalog.lane_directory(lane) for lane in range(len(pinned.lanes))],

@@ -43,7 +43,7 @@ class BackupManifest(msgspec.Struct, frozen=True):
     """What a backup consists of.
 
     Attributes:
-        store: The store's manifest at the cut.
+        store: The store's manifest at the cut, without the state before a migration: that is in no backup.
         lsns: Per shard, the LSN of the last record in the cut.
         sealed: Per lane, the number of the last segment; below the lane's first if there is none.
         number: Counts the backups into this folder.

@@ -205,6 +205,7 @@ class _Restore:
                 clean_lsns=self._backup.lsns,
                 series=items,
                 folders={tier: folder for tier, folder in before.folders.items() if tier == "archive"},
+                rollback=None,
             ),
         )
         with suppress(OSError):  # the store is whole with it, too

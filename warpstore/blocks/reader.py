@@ -127,7 +127,8 @@ class BlockFiles:
         directory: Their folder.
         store_id: 16 bytes that name the store.
         cache: Keeps blocks that were read.
-        keeps_all: Whether it keeps also those whose fields say ``cache=False``; for a pass over all records.
+        keeps_all: Whether it also keeps blocks of fields with ``cache=False``: for a reader that takes the records of
+            a block one after another, and then goes.
 
     Attributes:
         directory: Their folder.

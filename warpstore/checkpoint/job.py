@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, Protocol
 
 import msgspec
 from xxhash import xxh3_64_intdigest
@@ -109,13 +110,34 @@ class CheckpointResult(msgspec.Struct, frozen=True):
     n_records: list[int]
 
 
+Records = Iterable[tuple[HotKey, bytes]]
 _BLOCKS_CACHED_BYTES = 4 << 20
+
+
+class Rewrite(Protocol):
+    """Changes the records of a checkpoint on their way."""
+
+    def __call__(self, table: int, records: Records, /, *, blocks: BlockFiles) -> Records:
+        """Return the records to write: the same keys in the same order, each value whole or as it was.
+
+        Args:
+            table: The table's number.
+            records: Its live records in key order.
+            blocks: The files of their parts.
+        """
+
 
 _Fresh = dict[int, list[dict[HotKey, bytes]]]
 
 
-def run_job(files: FileSystem, job: CheckpointJob) -> CheckpointResult:
+def run_job(files: FileSystem, job: CheckpointJob, rewrite: Rewrite | None = None) -> CheckpointResult:
     """Write the files of a job and make them durable.
+
+    Args:
+        files: The file system.
+        job: What to do.
+        rewrite: Changes records on their way, or None. It may run user code; so a job with one runs in the process
+            that has the record types.
 
     Raises:
         wal.WalError: the log is damaged.
@@ -131,7 +153,8 @@ def run_job(files: FileSystem, job: CheckpointJob) -> CheckpointResult:
         n_records = []
         for i, shard in enumerate(job.shards):
             written += shard.target, block_path(job.block_directory, shard.blocks)
-            n_records.append(_write_shard(files, job, shard, {table: dicts[i] for table, dicts in fresh.items()}))
+            mine = {table: dicts[i] for table, dicts in fresh.items()}
+            n_records.append(_write_shard(files, job, shard, mine, rewrite))
     except BaseException:
         for path in written:
             files.remove(path)
@@ -168,7 +191,14 @@ def _read_logs(files: FileSystem, job: CheckpointJob, by_slot: list[int]) -> _Fr
     return fresh
 
 
-def _write_shard(files: FileSystem, job: CheckpointJob, shard: ShardJob, fresh: dict[int, dict[HotKey, bytes]]) -> int:
+def _write_shard(
+    files: FileSystem,
+    job: CheckpointJob,
+    shard: ShardJob,
+    fresh: dict[int, dict[HotKey, bytes]],
+    rewrite: Rewrite | None,
+) -> int:
+    # The records of one block come one after another: so every block is kept for a while, whatever its fields say.
     cache = BlockCache(_BLOCKS_CACHED_BYTES, MemoryPool())
     before = BlockFiles(files, job.block_directory, store_id=job.store_id, cache=cache, keeps_all=True)
     sources: list[Checkpoint] = []
@@ -180,7 +210,9 @@ def _write_shard(files: FileSystem, job: CheckpointJob, shard: ShardJob, fresh: 
         files.remove(shard.target)
         file = files.create(shard.target)
         try:
-            return _write_file(file, job, shard, sources, fresh, apart)
+            return _write_file(
+                file, job, shard, sources, fresh, apart, partial(rewrite, blocks=before) if rewrite else None
+            )
         finally:
             file.close()
             apart.close()
@@ -196,6 +228,7 @@ def _write_file(
     sources: list[Checkpoint],
     fresh: dict[int, dict[HotKey, bytes]],
     apart: SetApart,
+    rewrite: Callable[[int, Records], Records] | None,
 ) -> int:
     writer = CheckpointWriter(file, store_id=job.store_id, shard=shard.shard, salt=shard.salt)
     n_records = 0
@@ -205,7 +238,9 @@ def _write_file(
         records = heapq.merge(*older)
         if job.dealt_anew:
             records = _in_slots(records, shard.slots)
-        live = _live(_merged(records, fresh.get(table.table, {})), job.now_ms)
+        live: Records = _live(_merged(records, fresh.get(table.table, {})), job.now_ms)
+        if rewrite is not None:
+            live = rewrite(table.table, live)
         n_records += writer.write_table(table.table, apart.of_table(table, live) if table.parts else live)
     writer.finish(shard.lsn, apart.finish())
     return n_records

@@ -16,6 +16,7 @@ from warpstore.cli.failures import reported
 from warpstore.cli.get import get
 from warpstore.cli.import_ import import_
 from warpstore.cli.info import info
+from warpstore.cli.migrate import migrate, rollback
 from warpstore.cli.restore import restore
 
 COMMANDS: tuple[Callable[..., None], ...] = (
@@ -26,6 +27,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     export,
     import_,
     compact,
+    migrate,
+    rollback,
     backup,
     restore,
     demo,

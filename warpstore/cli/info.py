@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -63,6 +64,7 @@ def _facts(
             {"lane": lane, "directory": layout.lane_directory(lane), "first_segment": entry.first}
             for lane, entry in enumerate(manifest.lanes)
         ],
+        "rollback": None if manifest.rollback is None else {"kept_at_ms": manifest.rollback.kept_at_ms},
         "tables": [_table(stored, name, counts.get(name)) for name in stored.user_tables],
         "series": _series(stored),
         "files": {use.kind: {"files": use.n_files, "bytes": use.n_bytes} for use in uses},
@@ -117,6 +119,9 @@ def _show(facts: dict[str, Any]) -> None:
         f"format {facts['format_version']}, store {facts['store_id']}, opened {facts['epoch']} times, "
         f"{len(facts['shards'])} shards, {len(facts['lanes'])} lanes, {size(facts['bytes'])}\n"
     )
+    if facts["rollback"] is not None:
+        kept_at = datetime.fromtimestamp(facts["rollback"]["kept_at_ms"] / 1000, UTC)
+        typer.echo(f"migrated {kept_at:%Y-%m-%d %H:%M} UTC; the state before is kept: see warpstore rollback\n")
     unknown = "?"
     print_table(
         ("table", "key", "fields", "schemas", "records", "expiring", "in checkpoints", "changed in log"),

@@ -31,21 +31,28 @@ def model_of(table: str, models: str) -> type[Record]:
         typer.Exit: with code 2: one cannot be imported, or none has this table.
         UsageError: one is no record class.
     """
+    classes = {plan_of(model).table: model for model in models_of(models)}
+    if table not in classes:
+        hint = nearest(table, classes) or f"; they have {'; '.join(classes)}"
+        fail(f"--models: no class has the table {table!r}{hint}", USAGE)
+    return classes[table]
+
+
+def models_of(models: str) -> list[type[Record]]:
+    """Return the classes named, in their order; the argument and what is raised are those of `model_of`."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     module = ""
-    classes: dict[str, type[Record]] = {}
+    classes: list[type[Record]] = []
     for item in models.split(","):
         named, colon, name = item.strip().rpartition(":")
         module = named if colon else module
         if not module or not name:
             fail(f"--models: {item.strip()!r}: expected package.module:Class", USAGE)
         found = _imported(module, name)
-        classes[plan_of(found).table] = found
-    if table not in classes:
-        hint = nearest(table, classes) or f"; they have {'; '.join(classes)}"
-        fail(f"--models: no class has the table {table!r}{hint}", USAGE)
-    return classes[table]
+        plan_of(found)
+        classes.append(found)
+    return classes
 
 
 def _imported(module: str, name: str) -> Any:

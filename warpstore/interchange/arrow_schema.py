@@ -14,6 +14,7 @@ import msgspec
 
 from warpstore.annotations import Ephemeral
 from warpstore.errors import SchemaMismatchError, ValidationError
+from warpstore.evolution import incompatibilities
 from warpstore.interchange.arrow_kinds import ArrowKind, arrow_kind
 from warpstore.interchange.pyarrow_extra import load_pyarrow
 from warpstore.plan import FieldPlan, Plan, nearest
@@ -114,7 +115,7 @@ def fitted(plan: Plan[Any], schema: Any) -> list[tuple[int, FieldPlan, ArrowKind
     ]
     theirs = stored_schema(schema)
     if theirs is not None and not problems:
-        problems += [(plan.key_field, words) for words in plan.schema.incompatibilities(theirs)]
+        problems += [(plan.key_field, words) for words in incompatibilities(plan.schema, theirs)]
     if problems:
         words = "; ".join(words for _, words in problems)
         raise SchemaMismatchError(f"{name_of}: {words}", field=problems[0][0])

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans for what takes time: open, recovery of a lane, checkpoint, backup, migrate, close.
+"""OpenTelemetry spans for what takes time: open, recovery of a lane, checkpoint, backup, migration, close.
 
 Spans need ``opentelemetry-api`` and a program that has imported it. A program that has not cannot have set up anything
 that takes spans; so this looks into ``sys.modules`` and never imports the package for somebody else. Without it,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from warpstore._native import element_offsets
+from warpstore.evolution import became
 from warpstore.manifest import SchemaEntry
 from warpstore.parts import head_of, is_split
 from warpstore.plan import Plan
@@ -76,14 +77,13 @@ class RecordSeries:
             decode = msgspec.msgpack.Decoder(item).decode
             self.series.append(Series(field.name, numbers[field.name], horizons, field.time, decode))
         self._places: dict[int, list[tuple[int, Series]]] = {}
-        for entry in schemas:
-            names = [element.name for element in Schema.from_builtins(entry.schema).fields]
-            places: list[tuple[int, Series]] = []
-            for series in self.series:
-                old = plan.fields[series.name].renamed_from
-                name = series.name if series.name in names else old
-                if name in names:
-                    places.append((names.index(name) + 1, series))
+        entries = list(schemas)
+        chain = [Schema.from_builtins(entry.schema) for entry in entries]
+        by_name = {series.name: series for series in self.series}
+        for i, entry in enumerate(entries):
+            today = became(plan.schema, chain[i], chain[i + 1 : -1])
+            names = [today.get(element.name, "") for element in chain[i].fields]
+            places = [(place, by_name[name]) for place, name in enumerate(names, 1) if name in by_name]
             self._places[entry.tag] = sorted(places, key=lambda place: place[0])
 
     def read(self, body: bytes) -> list[tuple[Series, list[msgspec.Raw]]]:

@@ -44,7 +44,8 @@ class BlockFileKind:
 
 def stray_block_files(stored: StoredReader) -> list[str]:
     """Return the block files that the manifest does not name."""
-    folder, named = stored.layout.block_directory, set(BlockFileKind().paths(stored))
+    folder = stored.layout.block_directory
+    named = {block_path(folder, number) for shard in stored.manifest.shards_named for number in shard.blocks}
     if not stored.files.is_directory(folder):
         return []
     paths = (f"{folder}/{name}" for name in sorted(stored.files.list_directory(folder)) if name.endswith(SUFFIX))

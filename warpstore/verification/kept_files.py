@@ -23,7 +23,9 @@ class SpareFiles:
     def paths(self, stored: StoredReader) -> list[str]:
         layout = stored.layout
         used = set(LogFiles().paths(stored))
-        used.update(f"{layout.checkpoint_directory}/{shard.name}" for shard in stored.manifest.shards if shard.name)
+        used.update(
+            f"{layout.checkpoint_directory}/{shard.name}" for shard in stored.manifest.shards_named if shard.name
+        )
         found = []
         for lane in range(len(stored.manifest.lanes)):
             found += _in_folder(stored, layout.lane_directory(lane))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from warpstore import manifest as manifests
 from warpstore.keys import SLOTS
-from warpstore.manifest import Manifest
+from warpstore.manifest import KeptState, Manifest
 from warpstore.stored import StoredReader
 from warpstore.verification.file_kind import Advance, Finding
 
@@ -55,3 +55,17 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     for shard, entry in enumerate(manifest.shards):
         if "/" in entry.name:
             yield f"the checkpoint of shard {shard} lies in another folder"
+    if manifest.rollback is not None:
+        yield from _contradictions_of_kept(manifest, manifest.rollback)
+
+
+def _contradictions_of_kept(manifest: Manifest, kept: KeptState) -> Iterator[str]:
+    if not 1 <= len(kept.shards) <= SLOTS:
+        yield f"the state before the migration has {len(kept.shards)} shards, the limit is {SLOTS}"
+    for name, table in kept.tables.items():
+        if not 0 < table.table < manifest.next_table:
+            yield f"the state before the migration has {name!r} under the table number {table.table}"
+        if not all(0 < entry.tag < manifest.next_tag for entry in table.schemas):
+            yield f"the state before the migration has {name!r} with a tag that was never given"
+    if any("/" in name for name in (*kept.written, *(entry.name for entry in kept.shards))):
+        yield "a checkpoint of the state before the migration lies in another folder"

@@ -14,6 +14,7 @@ from warpstore.verification.file_kind import Advance, FileKind, Finding, finding
 from warpstore.verification.kept_files import QuarantineFiles, SpareFiles
 from warpstore.verification.log_files import LogFiles
 from warpstore.verification.manifest_file import ManifestFile
+from warpstore.verification.rollback_files import RollbackFiles
 from warpstore.verification.series_files import SeriesFileKind
 
 FILE_KINDS: tuple[FileKind, ...] = (
@@ -22,6 +23,7 @@ FILE_KINDS: tuple[FileKind, ...] = (
     CheckpointFiles(),
     BlockFileKind(),
     SeriesFileKind(),
+    RollbackFiles(),
     SpareFiles(),
     QuarantineFiles(),
 )
