@@ -41,6 +41,7 @@ LAZY_IMPORTS = {
     "matplotlib",
     "prometheus_client",
     "opentelemetry",
+    "obstore",
 }
 # What a package may import beside the standard library: the core dependencies, and what extras add to a part of it.
 CORE = {"aiofiles", "google_crc32c", "lz4", "msgpack", "msgspec", "numpy", "xxhash"}
@@ -49,6 +50,7 @@ EXTRAS = {
     "warpstore/demo/": {"rich", "matplotlib"},
     "warpstore/interchange/": {"pyarrow"},
     "warpstore/observe/": {"prometheus_client", "opentelemetry"},
+    "warpstore/temporal/": {"obstore"},
     "gpu_kernels/": {"pycuda", "cuda"},
 }
 # What `import warpstore` may not pull in.

@@ -18,6 +18,7 @@ from warpstore.config import Config
 from warpstore.environment import Environment
 from warpstore.errors import (
     ActorStoppedError,
+    ArchiveUnavailableError,
     BackupDamagedError,
     BackupError,
     BackupFullError,
@@ -72,6 +73,7 @@ from warpstore.table import Table
 
 __all__ = [
     "ActorStoppedError",
+    "ArchiveUnavailableError",
     "ArrowBatches",
     "Auto",
     "BackupDamagedError",

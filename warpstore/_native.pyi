@@ -429,6 +429,9 @@ class MemoryTable(Generic[_R]):
     def put(self, record: _R, /, *, ttl: TTL | None = None, if_version: int | None = None) -> Coroutine[Any, Any, None]:
         """Store a record under its key, replacing the one there.
 
+        Of a `Temporal` series it replaces the items that are still in the record; those that have left it for files
+        stay, until the record is deleted or expires.
+
         Args:
             record: It is checked, and encoded at once: what the caller does to it later changes nothing stored. Its
                 `Computed` fields, and `Gpu` fields rounded to their dtype, are set on it.

@@ -16,11 +16,20 @@ from warpstore import manifest as manifests
 from warpstore.blocks import SUFFIX as BLOCK_SUFFIX
 from warpstore.blocks import block_path
 from warpstore.errors import ConfigError, IncompatibleSchemaError
-from warpstore.evolution import changes
-from warpstore.manifest import CheckpointManifest, KeptState, LaneManifest, Manifest, SchemaEntry, TableManifest
+from warpstore.evolution import became, changes
+from warpstore.manifest import (
+    CheckpointManifest,
+    KeptState,
+    LaneManifest,
+    Manifest,
+    SchemaEntry,
+    SeriesFileManifest,
+    TableManifest,
+)
 from warpstore.parts import PartPlan, parts_of
-from warpstore.plan import Plan
+from warpstore.plan import Plan, TemporalField
 from warpstore.schema import Schema
+from warpstore.temporal.state import companion_of, companion_schema
 
 CHECKPOINT_SUFFIX = ".ckpt"
 QUARANTINE_BYTES_MAX = 16 << 20
@@ -54,6 +63,22 @@ class Catalog:
     def block_directory(self) -> str:
         """The folder of the block files."""
         return f"{self.path}/blocks"
+
+    def series_folder(self, tier: str) -> str:
+        """Return the folder of the files of items of a tier; of the archive perhaps the URL."""
+        return self.manifest.series_folder(self.path, tier)
+
+    def series_name(self, number: int, origin: str = "") -> str:
+        """Return the name of a file of items, in its folder or in the archive, which other stores may use too."""
+        return self.manifest.series_name(number, origin)
+
+    def series_files(self) -> list[str]:
+        """Return where the files of items are that the manifest names: paths, and URLs of objects in the archive."""
+        return [self.series_path(entry) for entry in self.manifest.series]
+
+    def series_path(self, entry: SeriesFileManifest) -> str:
+        """Return where a file of items is: its path, or the URL of an object in the archive."""
+        return f"{self.series_folder(entry.tier)}/{self.series_name(entry.number, entry.origin)}"
 
     def lane_directory(self, lane: int) -> str:
         """Return the folder of a lane's log."""
@@ -97,6 +122,44 @@ class Catalog:
             self.manifest = msgspec.structs.replace(self.manifest, next_checkpoint=number + 1)
         return number
 
+    def take_series_number(self) -> int:
+        """Return a number for a new file of items, or a move of items, that no other had."""
+        with self._lock:
+            number = self.manifest.next_series
+            self.manifest = msgspec.structs.replace(self.manifest, next_series=number + 1)
+        return number
+
+    def series_changed(self, add: Iterable[SeriesFileManifest], remove: Iterable[int]) -> None:
+        """Record files of items that are new, or say something else than before, and forget others."""
+        with self._lock:
+            entries = {entry.number: entry for entry in self.manifest.series}
+            for number in remove:
+                del entries[number]
+            entries.update((entry.number, entry) for entry in add)
+            changed = msgspec.structs.replace(self.manifest, series=[entries[number] for number in sorted(entries)])
+            manifests.write(self._files, self.path, changed)
+            self.manifest = changed
+
+    def expires(self, name: str) -> None:
+        """Record that records of a table, which has series, may have deadlines."""
+        with self._lock:
+            tables = dict(self.manifest.tables)
+            tables[name] = msgspec.structs.replace(tables[name], expires=True)
+            changed = msgspec.structs.replace(self.manifest, tables=tables)
+            manifests.write(self._files, self.path, changed)
+            self.manifest = changed
+
+    def remove_series_strays(self) -> None:
+        """Remove local files of items that the manifest does not name; nobody may be writing any."""
+        own = f"{self.manifest.store_id}-"
+        for tier in ("ssd", "disk"):
+            folder = self.series_folder(tier)
+            named = {self.series_name(entry.number) for entry in self.manifest.series if entry.tier == tier}
+            if self._files.exists(folder):
+                for name in self._files.list_directory(folder):
+                    if name.startswith(own) and name not in named:
+                        self._files.remove(f"{folder}/{name}")
+
     def _change(self, **changes: Any) -> None:
         with self._lock:
             changed = msgspec.structs.replace(self.manifest, **changes)
@@ -104,15 +167,21 @@ class Catalog:
             self.manifest = changed
 
     def begin_epoch(
-        self, tables: dict[str, TableManifest], next_table: int, next_tag: int, durability: str = ""
+        self,
+        tables: dict[str, TableManifest],
+        next_table: int,
+        next_tag: int,
+        durability: str = "",
+        folders: dict[str, str] | None = None,
     ) -> None:
-        """Record that the store was opened once more, with these tables, and how."""
+        """Record that the store was opened once more, with these tables, how, and these folders of items."""
         self._change(
             epoch=self.manifest.epoch + 1,
             tables=tables,
             next_table=next_table,
             next_tag=next_tag,
             durability=durability,
+            folders=self.manifest.folders if folders is None else folders,
         )
 
     def lane_opened(self, lane: int, active: int) -> None:
@@ -145,8 +214,12 @@ class Catalog:
         self._change(shards=list(shards), lanes=list(lanes), clean_lsns=[])
 
     def dropped(self, name: str) -> None:
-        """Record that a table is gone."""
-        self._change(tables={key: table for key, table in self.manifest.tables.items() if key != name})
+        """Record that a table is gone, and what is beside it."""
+        with self._lock:
+            kept = {k: t for k, t in self.manifest.tables.items() if k not in (name, companion_of(name))}
+            changed = msgspec.structs.replace(self.manifest, tables=kept)
+            manifests.write(self._files, self.path, changed)
+            self.manifest = changed
 
     def migrated(
         self, tables: dict[str, TableManifest], shards: Sequence[CheckpointManifest], kept: KeptState | None
@@ -222,6 +295,11 @@ class Catalog:
     def _kept(self) -> list[Manifest]:
         with self._pins_lock:
             return [self.manifest, *self._pins]
+
+    def pinned_series(self) -> set[int]:
+        """Return the numbers of the files of items that a pin keeps."""
+        with self._pins_lock:
+            return {entry.number for manifest in self._pins for entry in manifest.series}
 
     def first_kept(self, lane: int) -> int:
         """Return the number of the first segment of a lane that counts, or is pinned."""
@@ -309,15 +387,22 @@ def with_schemas(manifest: Manifest, plans: Iterable[Plan[Any]]) -> tuple[dict[s
         if table is None:
             tables[name] = TableManifest(next_table, [SchemaEntry(next_tag, plan.schema.to_builtins())])
             next_table, next_tag = next_table + 1, next_tag + 1
-            continue
+            table = tables[name]
         others = [entry for entry in table.schemas if Schema.from_builtins(entry.schema) != plan.schema]
         same = [entry for entry in table.schemas if Schema.from_builtins(entry.schema) == plan.schema]
         if not same:
             same = [SchemaEntry(next_tag, plan.schema.to_builtins())]
             next_tag += 1
-        tables[name] = TableManifest(table.table, [*others, *same])
+        tables[name] = msgspec.structs.replace(table, schemas=[*others, *same])
         for older in older_schemas(tables[name]):
             _check_readable(plan, older)
+        if plan.temporal_fields:
+            tables[name] = _with_series(tables[name], plan)
+            beside = companion_of(name)
+            if beside not in tables and any(needs_state(series) for series in plan.temporal_fields):
+                schema = companion_schema(name, plan.key_kind).to_builtins()
+                tables[beside] = TableManifest(next_table, [SchemaEntry(next_tag, schema)])
+                next_table, next_tag = next_table + 1, next_tag + 1
     return tables, next_table, next_tag
 
 
@@ -330,3 +415,23 @@ def _check_readable(plan: Plan[Any], older: Lineage) -> None:
             table=plan.table,
             field=problems[0].field,
         )
+
+
+def needs_state(series: TemporalField) -> bool:
+    """Return whether a series has something beside its record: a place in files, or times of append."""
+    horizons = (series.memory_s, series.ssd_s, series.disk_s)
+    return series.time is None or series.archive or any(seconds is not None for seconds in horizons)
+
+
+def _with_series(table: TableManifest, plan: Plan[Any]) -> TableManifest:
+    """Return a table with numbers for its series: a renamed one keeps its own, that of a dropped one stays taken."""
+    numbers = dict(table.series)
+    names = {series.name for series in plan.temporal_fields}
+    for older in reversed(older_schemas(table)):
+        for old, name in became(plan.schema, older.schema, older.between).items():
+            if name in names and name not in numbers and old in numbers:
+                numbers[name] = numbers.pop(old)
+    for series in plan.temporal_fields:
+        numbers.setdefault(series.name, max(numbers.values(), default=0) + 1)
+    expires = table.expires or plan.strategy.seconds("ttl") is not None
+    return msgspec.structs.replace(table, series=numbers, expires=expires)

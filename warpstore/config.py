@@ -24,7 +24,8 @@ OnCorruption = Literal["refuse", "point_in_time", "salvage"]
 SHARDS_DEFAULT = 4
 SHARDS_MAX = 256
 _SIZES = frozenset({"ram", "segment_bytes", "checkpoint_log_bytes", "mailbox_bytes_max", "block_cache_bytes"})
-_DURATIONS = frozenset({"stop_timeout_s"})
+_DURATIONS = frozenset({"stop_timeout_s", "restart_period_s", "ageing_interval_s"})
+_FOLDERS = frozenset({"ssd", "disk", "archive"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,13 @@ class Config:
             ends before the damage; "salvage": what is damaged is left out.
         trace_calls: Whether every call of a table makes an OpenTelemetry span, some 20 us each, beside those for what
             takes long. It needs the extra ``[tracing]``.
+        ssd: Folder for the items of `Temporal` fields that are too old for memory; None: inside the store.
+        disk: Folder for those that are too old for ``ssd``.
+        archive: Folder, or URL of an object store (``s3://bucket/prefix``, extra ``[archive]``), for those that are too
+            old for ``disk``. A store that has files in one of the three keeps it for ever.
+        archive_options: Options of the object store, as obstore names them, such as ``{"region": "eu-central-1"}``.
+        ageing_interval_s: Seconds between two rounds of ageing, 0.1 or more; None: a sixteenth of the shortest horizon,
+            from 10 seconds to 1 hour.
     """
 
     durability: Durability = "fsync"
@@ -84,6 +92,11 @@ class Config:
     stop_timeout_s: float = 30.0
     on_corruption: OnCorruption = "refuse"
     trace_calls: bool = False
+    ssd: str | None = None
+    disk: str | None = None
+    archive: str | None = None
+    archive_options: tuple[tuple[str, str], ...] = ()
+    ageing_interval_s: float | None = None
 
     def __post_init__(self) -> None:
         _one_of(self, "durability", ("fsync", "interval", "memory"))
@@ -103,6 +116,7 @@ class Config:
         _within(self, "restart_intensity", 1, 1 << 20)
         if type(self.trace_calls) is not bool:
             raise ConfigError(f"trace_calls={self.trace_calls!r}: must be True or False", setting="trace_calls")
+        _within(self, "ageing_interval_s", 0.1, 1 << 40)
         entries = self.record_cache_entries
         if entries & (entries - 1):
             raise ConfigError(
@@ -147,10 +161,16 @@ def _parsed(name: str, value: Any) -> Any:
     try:
         if name in _SIZES and not (value is None and default is None):
             return parse_bytes(value)
-        if name in _DURATIONS or (name == "restart_period_s"):
+        if name in _DURATIONS and not (value is None and default is None):
             return parse_seconds(value)
     except (ValueError, TypeError) as e:
         raise ConfigError(f"{name}={value!r}: {e}", setting=name) from e
+    if name in _FOLDERS:
+        return value if value is None else _folder(name, value)
+    if name == "archive_options":
+        if not isinstance(value, Mapping) or not all(type(v) is str for pair in value.items() for v in pair):
+            raise ConfigError(f"{name}: must be a mapping of str to str", setting=name)
+        return tuple(sorted(value.items()))
     if name == "log":
         if not isinstance(value, list | tuple) or not all(isinstance(v, str | os.PathLike) for v in value):
             raise ConfigError(f"log={value!r}: must be a list of folders", setting=name)
@@ -161,13 +181,25 @@ def _parsed(name: str, value: Any) -> Any:
     return value
 
 
+def _folder(name: str, value: Any) -> str:
+    """Return a folder as an absolute path, or the URL of an archive as it is."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value) or type(os.fspath(value)) is not str:
+        raise ConfigError(f"{name}={value!r}: must be a folder", setting=name)
+    text = os.fspath(value)
+    if "://" not in text:
+        return os.path.abspath(text)
+    if name != "archive":
+        raise ConfigError(f"{name}={value!r}: must be a folder; only archive= takes a URL", setting=name)
+    return text.rstrip("/")
+
+
 def _one_of(config: Config, name: str, allowed: tuple[str, ...]) -> None:
     value = getattr(config, name)
     if value not in allowed:
         raise ConfigError(f"{name}={value!r}: must be one of {', '.join(map(repr, allowed))}", setting=name)
 
 
-def _within(config: Config, name: str, least: int, most: int) -> None:
+def _within(config: Config, name: str, least: float, most: float) -> None:
     value = getattr(config, name)
     if value is not None and not least <= value <= most:
         raise ConfigError(f"{name}={value!r}: must be from {least} to {most}", setting=name)

@@ -32,6 +32,7 @@ from warpstore.values import TOMBSTONE
 
 if TYPE_CHECKING:
     from warpstore.checkpointer import Checkpointer
+    from warpstore.temporal import Ager, SeriesFiles, TableSeries
 
 T = TypeVar("T")
 
@@ -59,6 +60,9 @@ class StoreContext:
         opened_s: When it was opened, on the monotonic clock.
         caps: The caps on memory.
         blocks: The block files that checkpoints use.
+        series: The files of items that left their records.
+        series_tables: The tables that have series and a class.
+        ager: What takes items out of their records.
         strategies: The policies of the tables that have a class, by name.
         pools: What counts the memory of each table, by its number.
         on_growth: What to call when a hot tier has grown, or None where there is no cap.
@@ -95,6 +99,9 @@ class StoreContext:
         self.opened_s = environment.clock.monotonic()
         self.caps = MemoryCaps(self, config.ram, config.block_cache_bytes)
         self.blocks: BlockFiles
+        self.series: SeriesFiles
+        self.series_tables: list[TableSeries] = []
+        self.ager: Ager | None = None
         self.strategies: dict[str, Strategy] = {}
         self.pools: dict[int, MemoryPool] = {}
         self.on_growth: Callable[[], None] | None = None
@@ -243,6 +250,8 @@ class StoreContext:
             shard.release_state()
         for tier in self.gpu_tiers:
             tier.close()
+        if hasattr(self, "series"):  # opening may have failed before
+            self.series.close()
         if self._backend is not None:
             self._backend.close()
         self._runner.close()

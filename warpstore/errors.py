@@ -41,7 +41,8 @@
         ├── ReadOnlyStoreError       opened read-only, or restarts were exhausted; reads go on
         ├── OutcomeUnknownError      a write may or may not have become durable
         ├── DiskFullError            no space; the write was certainly not applied
-        └── MemoryLimitError         the RAM cap is reached and nothing may move
+        ├── MemoryLimitError         the RAM cap is reached and nothing may move
+        └── ArchiveUnavailableError  the archive of old items does not answer, or refuses
 
 Errors of wal and gpu_kernels are converted to these once, at the boundary, with ``raise ... from``.
 """
@@ -342,3 +343,15 @@ class DiskFullError(UnavailableError):
 
 class MemoryLimitError(UnavailableError):
     """The RAM cap is reached and nothing may be demoted; the write was not applied."""
+
+
+class ArchiveUnavailableError(UnavailableError):
+    """The archive does not answer, refuses, or gave back other bytes than it was given; nothing is lost.
+
+    Attributes:
+        place: The archive's folder or URL.
+    """
+
+    def __init__(self, message: str, *, place: str) -> None:
+        super().__init__(message)
+        self.place = place

@@ -18,6 +18,7 @@ from warpstore.errors import CorruptionError, FormatVersionError
 
 NAME = "MANIFEST"
 FORMAT_VERSION = 1
+SERIES_SUFFIX = ".ser"
 _MAGIC = b"warpstore-manifest"
 _BYTES_MAX = 256 << 20
 _STORE_ID = re.compile(r"[0-9a-f]{32}")
@@ -33,10 +34,19 @@ class SchemaEntry(msgspec.Struct, frozen=True):
 
 
 class TableManifest(msgspec.Struct, frozen=True):
-    """A table: its number for ever, and its schemas, the current one last."""
+    """A table.
+
+    Attributes:
+        table: Its number for ever.
+        schemas: Its schemas, the current one last.
+        series: The number for ever of each `Temporal` field that it has or had.
+        expires: Whether a record of it has, or had, a deadline while it had such fields.
+    """
 
     table: int
     schemas: list[SchemaEntry]
+    series: dict[str, int] = {}
+    expires: bool = False
 
 
 class LaneManifest(msgspec.Struct, frozen=True):
@@ -69,6 +79,53 @@ class CheckpointManifest(msgspec.Struct, frozen=True):
     blocks: list[int] = []
 
 
+class SeriesRange(msgspec.Struct, frozen=True, array_like=True):
+    """What a file holds of one series, over all records.
+
+    Attributes:
+        table: The table's number.
+        series: The series' number.
+        n_items: Items.
+        first_ns: The least time among them, in nanoseconds since the epoch.
+        last_ns: The greatest.
+    """
+
+    table: int
+    series: int
+    n_items: int
+    first_ns: int
+    last_ns: int
+
+
+class SeriesFileManifest(msgspec.Struct, frozen=True):
+    """A file of items that left their records.
+
+    Attributes:
+        number: Its number.
+        tier: "ssd", "disk" or "archive".
+        move: The move that wrote it, until it is settled; then 0.
+        width_s: Seconds of its time partition.
+        partition: Number of that.
+        n_bytes: Its size.
+        crc: Its CRC32C.
+        ranges: What it holds.
+        outbound: Whether the archive may have it already, although the local file counts.
+        origin: The id of the store whose archive it is in, where that is not this one: a restored store reads such
+            files where they are, and never removes them. Else "".
+    """
+
+    number: int
+    tier: str
+    move: int
+    width_s: int
+    partition: int
+    n_bytes: int
+    crc: int
+    ranges: list[SeriesRange]
+    outbound: bool = False
+    origin: str = ""
+
+
 class KeptState(msgspec.Struct, frozen=True):
     """The state before a migration, for the way back.
 
@@ -78,12 +135,14 @@ class KeptState(msgspec.Struct, frozen=True):
             in the manifest.
         written: Names of the checkpoint files that the migration wrote in their place.
         kept_at_ms: When it was, in milliseconds since the epoch.
+        series: The files of items as they were; there is a way back as long as they are the same.
     """
 
     tables: dict[str, TableManifest]
     shards: list[CheckpointManifest]
     written: list[str]
     kept_at_ms: int
+    series: list[SeriesFileManifest] = []
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -100,6 +159,9 @@ class Manifest(msgspec.Struct, frozen=True):
         tables: By table name.
         clean_lsns: Per shard, the last LSN at a clean close; empty while the store is open or after a crash.
         durability: How the store was last opened, for those who read it beside its owner; "" if nobody said.
+        next_series: The number that the next file of items, or move of items, gets.
+        series: The files of items that left their records.
+        folders: By tier, the folder or URL of these files where it is not inside the store.
         rollback: The state before the last migration, or None.
     """
 
@@ -113,6 +175,9 @@ class Manifest(msgspec.Struct, frozen=True):
     tables: dict[str, TableManifest]
     clean_lsns: list[int]
     durability: str = ""
+    next_series: int = 1
+    series: list[SeriesFileManifest] = []
+    folders: dict[str, str] = {}
     rollback: KeptState | None = None
 
     @property
@@ -124,6 +189,19 @@ class Manifest(msgspec.Struct, frozen=True):
     def id_bytes(self) -> bytes:
         """The store id as the 16 bytes that its files carry."""
         return bytes.fromhex(self.store_id)
+
+    def series_folder(self, path: str, tier: str) -> str:
+        """Return the folder of the files of items of a tier, for a store at a path; of the archive perhaps the URL."""
+        return self.folders.get(tier) or f"{path}/series/{tier}"
+
+    def series_name(self, number: int, origin: str = "") -> str:
+        """Return the name of a file of items, in its folder or in the archive, which other stores may use too."""
+        return f"{origin or self.store_id}-{number:08x}{SERIES_SUFFIX}"
+
+    @property
+    def copied_series(self) -> list[SeriesFileManifest]:
+        """The files of items that a backup copies: all but those in an archive outside the store."""
+        return [entry for entry in self.series if entry.tier != "archive" or not self.folders.get("archive")]
 
 
 def read(files: FileSystem, directory: str) -> Manifest:

@@ -160,7 +160,7 @@ def _to_migrate(catalog: Catalog, plans: Sequence[Plan[Any]]) -> dict[str, Table
 
 def _migrated(table: TableManifest) -> TableManifest:
     """Return a table without its older schemas."""
-    return TableManifest(table.table, table.schemas[-1:])
+    return msgspec.structs.replace(table, schemas=table.schemas[-1:])
 
 
 async def _at_rest(
@@ -369,7 +369,11 @@ class _Work:
         kept = None
         if self._keep:
             kept = KeptState(
-                self._before.tables, self._before.shards, [entry.name for entry in entries], self._now_ms()
+                self._before.tables,
+                self._before.shards,
+                [entry.name for entry in entries],
+                self._now_ms(),
+                self._before.series,
             )
         if self.stop.is_set():
             raise _Stopped

@@ -40,6 +40,8 @@ from warpstore.process import Process
 from warpstore.routes import TableRoutes
 from warpstore.shard import Shard
 from warpstore.supervisor import ChildSpec, Supervisor
+from warpstore.temporal import Ager, SeriesFiles
+from warpstore.temporal.archive import open_archive
 
 
 class OpenParts:
@@ -86,8 +88,9 @@ async def _open_parts(
         context.blocks = BlockFiles(
             files, catalog.block_directory, store_id=manifest.id_bytes, cache=context.caps.block_cache
         )
+        folders = _folders(manifest, config)
         context.strategies = {plan.table: plan.strategy for plan in plans}
-        await context.run(lambda: _prepare(context, catalog, config, tables, next_table, next_tag))
+        await context.run(lambda: _prepare(context, catalog, tables, next_table, next_tag, folders))
         for name, table in catalog.manifest.tables.items():
             context.tables[table.table] = TableRoutes(table.table)
             context.table_numbers[name] = table.table
@@ -169,12 +172,42 @@ def _check_lanes(manifest: Manifest, config: Config) -> None:
         raise ConfigError(f"log={list(config.log)}: the store was created with {has}", setting="log")
 
 
+def _folders(manifest: Manifest, config: Config) -> dict[str, str]:
+    """Return the folders of the files of items.
+
+    Raises:
+        ConfigError: a setting names another one than that in which there are files.
+    """
+    folders = dict(manifest.folders)
+    for tier in ("ssd", "disk", "archive"):
+        wanted = getattr(config, tier)
+        if wanted is None or wanted == folders.get(tier):
+            continue
+        if any(entry.tier == tier for entry in manifest.series):
+            has = folders.get(tier) or "a folder inside it"
+            raise ConfigError(f"{tier}={wanted!r}: the store has files in {has}", setting=tier)
+        folders[tier] = wanted
+    return folders
+
+
 def _prepare(
-    context: StoreContext, catalog: Catalog, config: Config, tables: dict[str, Any], next_table: int, next_tag: int
+    context: StoreContext,
+    catalog: Catalog,
+    tables: dict[str, Any],
+    next_table: int,
+    next_tag: int,
+    folders: dict[str, str],
 ) -> None:
     """Begin the epoch, and deal the slots to another number of shards if that is asked for; blocks."""
-    catalog.begin_epoch(tables, next_table, next_tag, config.durability)
+    config, environment = context.config, context.environment
+    if "://" in folders.get("archive", ""):
+        open_archive(context.files, folders["archive"], dict(config.archive_options))  # or refuses
+    catalog.begin_epoch(tables, next_table, next_tag, config.durability, folders)
     catalog.make_directories()
+    catalog.remove_series_strays()
+    context.series = SeriesFiles(
+        context.files, catalog, context.caps.block_cache, config.archive_options, environment.random_u64
+    )
     n_shards = config.shards or len(catalog.manifest.shards)
     if n_shards != len(catalog.manifest.shards):
         _reshard(context, catalog, n_shards)
@@ -225,7 +258,7 @@ def _reshard(context: StoreContext, catalog: Catalog, n_shards: int) -> None:
 
 
 def _tree(context: StoreContext, catalog: Catalog) -> Supervisor:
-    """Return the supervisors: lanes first, then the shards, then the checkpointer."""
+    """Return the supervisors: lanes first, then the shards, the checkpointer, the ager."""
     config = context.config
     n_shards = len(catalog.manifest.shards)
 
@@ -237,6 +270,10 @@ def _tree(context: StoreContext, catalog: Catalog) -> Supervisor:
     def begin_checkpointer() -> Process:
         context.checkpointer = Checkpointer(context, catalog)
         return context.checkpointer
+
+    def begin_ager() -> Process:
+        context.ager = Ager(context, catalog)
+        return context.ager
 
     def escalated(error: ReadOnlyStoreError) -> None:
         context.read_only = error
@@ -263,6 +300,7 @@ def _tree(context: StoreContext, catalog: Catalog) -> Supervisor:
     ]
     children.append(ChildSpec("shards", shard_supervisor, shutdown_s=config.stop_timeout_s))
     children.append(ChildSpec("checkpointer", begin_checkpointer, shutdown_s=config.stop_timeout_s))
+    children.append(ChildSpec("ager", begin_ager, shutdown_s=config.stop_timeout_s))
     return Supervisor(children, name="store", strategy="rest_for_one", on_escalate=escalated, **options)
 
 

@@ -24,7 +24,7 @@ from warpstore.errors import ConfigError, OpenError, ReadOnlyStoreError
 from warpstore.hot_tier import HotTier
 from warpstore.keys import slot_range
 from warpstore.lane_keeper import Prepared, release_all
-from warpstore.manifest import Manifest, SchemaEntry, TableManifest
+from warpstore.manifest import Manifest, SchemaEntry
 from warpstore.memory_cap import check_pools, priority_of
 from warpstore.observe.tracing import Tracing
 from warpstore.plan import Plan
@@ -33,6 +33,7 @@ from warpstore.routes import TableRoutes
 from warpstore.shard import Shard
 from warpstore.supervisor import ChildSpec, Supervisor
 from warpstore.table import Table
+from warpstore.temporal import SeriesFiles
 
 _EMPTY = new_manifest(bytes(16), 1, [])
 
@@ -82,7 +83,7 @@ class Reader:
         context.blocks = BlockFiles(
             context.files, self.catalog.block_directory, store_id=first.id_bytes, cache=context.caps.block_cache
         )
-        manifest, states = await self._read(first)
+        manifest, states, series = await self._read(first)
         try:
             _check_config(context.config, manifest)
             merged = self._merged(manifest)
@@ -90,21 +91,24 @@ class Reader:
             shards = await self._shards(states)
         except BaseException:
             release_all(state.checkpoint for state in states)
+            series.close()
             raise
-        self._install(merged, shards)
+        self._install(merged, shards, series)
 
     async def refresh(self, tables: Iterable[Table[Any]]) -> None:
         """Move to the newer state; see `Store.refresh`."""
         context = self._context
         async with self._refreshing:
-            manifest, states = await self._read(await context.run(lambda: read_manifest(context)))
+            manifest, states, series = await self._read(await context.run(lambda: read_manifest(context)))
             try:
                 context.check()
                 merged = self._merged(manifest)
                 shards = await self._shards(states)
             except BaseException:
                 release_all(state.checkpoint for state in states)
+                series.close()
                 raise
+            tables = list(tables)
             for table in tables:
                 stored = merged.tables[table.name]
                 if stored != self.catalog.manifest.tables[table.name]:
@@ -112,19 +116,25 @@ class Reader:
                         {older.tag: table._codec.decoder_of(*older) for older in older_schemas(stored)}
                     )
             before = list(context.shards.values())
-            self._install(merged, shards)
+            before_series = context.series
+            self._install(merged, shards, series)
+            for table in tables:
+                if table._series is not None:
+                    table._attach_series(self.catalog)
+            before_series.retire()
             for shard in before:
                 shard.release_state()
                 await shard.stop()
 
-    async def _read(self, manifest: Manifest) -> tuple[Manifest, list[Prepared]]:
+    async def _read(self, manifest: Manifest) -> tuple[Manifest, list[Prepared], SeriesFiles]:
         """Read a state, and count the memory of every table in it; the manifest was read before."""
         context = self._context
         while True:
             self._add_pools(manifest)
-            manifest, states = await context.run(lambda: read_state(context))
+            manifest, states, series = await context.run(lambda: read_state(context))
             if context.pools.keys() >= {table.table for table in manifest.tables.values()}:
-                return manifest, states
+                return manifest, states, series
+            series.close()
             release_all(state.checkpoint for state in states)  # a table came between
 
     def _add_pools(self, manifest: Manifest) -> None:
@@ -152,7 +162,7 @@ class Reader:
         tables, _, _ = with_schemas(unstored, self._plans)
         for name, bound in self._bound.items():  # a table's codec stays what it was made as
             others = [entry for entry in tables[name].schemas if entry.tag < UNSTORED and entry.tag != bound.tag]
-            tables[name] = TableManifest(tables[name].table, [*others, bound])
+            tables[name] = msgspec.structs.replace(tables[name], schemas=[*others, bound])
         return msgspec.structs.replace(manifest, tables=tables)
 
     async def _shards(self, states: list[Prepared]) -> list[Shard]:
@@ -185,7 +195,7 @@ class Reader:
             shards.append(shard)
         return shards
 
-    def _install(self, manifest: Manifest, shards: list[Shard]) -> None:
+    def _install(self, manifest: Manifest, shards: list[Shard], series: SeriesFiles) -> None:
         """Put a state in place of the one before, in one step."""
         context = self._context
         self._add_pools(manifest)  # of tables that are not stored
@@ -205,6 +215,7 @@ class Reader:
         for name in set(context.table_numbers) - set(manifest.tables):  # the owner dropped it
             del context.tables[context.table_numbers.pop(name)]
         self.catalog.manifest = manifest
+        context.series = series
         context.shards = {shard.index: shard for shard in shards}
         for shard in shards:
             context.follow(shard)
@@ -220,6 +231,10 @@ def _check_config(config: Config, manifest: Manifest) -> None:
     ):
         if value not in {None, has}:
             raise ConfigError(f"{name}={value}: the store has {has}, and is opened read-only", setting=name)
+    for tier in ("ssd", "disk", "archive"):
+        folder, has_folder = getattr(config, tier), manifest.folders.get(tier)
+        if folder not in {None, has_folder}:
+            raise ConfigError(f"{tier}={folder!r}: the store has {has_folder or 'a folder inside it'}", setting=tier)
     directories = [lane.directory for lane in manifest.lanes]
     if config.log and list(config.log) != directories:
         raise ConfigError(f"log={list(config.log)}: the store was created with {directories}", setting="log")

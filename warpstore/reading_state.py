@@ -29,6 +29,7 @@ from warpstore.catalog import Catalog
 from warpstore.errors import CorruptionError, NotAStoreError, OpenError, UnavailableError
 from warpstore.lane_keeper import Prepared, Tiers, load_tiers, release_all, replay_into
 from warpstore.manifest import Manifest
+from warpstore.temporal import SeriesFiles
 
 if TYPE_CHECKING:
     from warpstore.context import StoreContext
@@ -54,8 +55,8 @@ def read_manifest(context: StoreContext) -> Manifest:
         raise NotAStoreError(f"{context.path}: holds no store", path=context.path) from e
 
 
-def read_state(context: StoreContext) -> tuple[Manifest, list[Prepared]]:
-    """Return a manifest and the state of each shard under it; blocks.
+def read_state(context: StoreContext) -> tuple[Manifest, list[Prepared], SeriesFiles]:
+    """Return a manifest, the state of each shard under it, and the files of items that it names, open; blocks.
 
     Raises:
         NotAStoreError: there is no store.
@@ -72,24 +73,32 @@ def read_state(context: StoreContext) -> tuple[Manifest, list[Prepared]]:
             raise OpenError(f"{context.path}: holds another store than before; open it anew", path=context.path)
         failure: Exception | None = None
         states: list[Prepared] = []
+        series: SeriesFiles | None = None
         try:
             states = _load(context, before)
+            series = _series(context, before)
         except (OpenError, OSError) as e:
             failure = e
-        try:
-            after = read_manifest(context)
+            release_all(state.checkpoint for state in states)  # where only a file of items failed
+            states = []
         except BaseException:
             release_all(state.checkpoint for state in states)
             raise
+        try:
+            after = read_manifest(context)
+        except BaseException:
+            _let_go(states, series)
+            raise
         if _same_files(before, after):
             if failure is None:
-                return before, states
+                assert series is not None
+                return before, states, series
             n_same, damage = 1 if str(failure) != damage else n_same + 1, str(failure)
             if n_same == READS_OF_DAMAGE_MAX:
                 raise failure
             sleep(PAUSE_S)  # a group was being written where the log was read
         else:
-            release_all(state.checkpoint for state in states)
+            _let_go(states, series)
             log_event(logger, logging.INFO, "read_again", path=context.path)
         before = after
     raise UnavailableError(f"{context.path}: changes faster than it can be read")
@@ -98,7 +107,24 @@ def read_state(context: StoreContext) -> tuple[Manifest, list[Prepared]]:
 def _same_files(before: Manifest, after: Manifest) -> bool:
     """Return whether no file that the first manifest names can have been let go of by the time of the second."""
     first, then = ([(lane.directory, lane.first) for lane in manifest.lanes] for manifest in (before, after))
-    return before.store_id == after.store_id and before.shards == after.shards and first == then
+    same = before.store_id == after.store_id and before.shards == after.shards and first == then
+    # An item leaves its record behind the manifest that names its file: so with the same files of items, the records
+    # that were read between the two manifests are those to which these files belong.
+    return same and before.series == after.series
+
+
+def _series(context: StoreContext, manifest: Manifest) -> SeriesFiles:
+    catalog = Catalog(context.files, context.path, manifest)
+    options, salt = context.config.archive_options, context.environment.random_u64
+    series = SeriesFiles(context.files, catalog, context.caps.block_cache, options, salt)
+    series.open_local()
+    return series
+
+
+def _let_go(states: list[Prepared], series: SeriesFiles | None) -> None:
+    release_all(state.checkpoint for state in states)
+    if series is not None:
+        series.close()
 
 
 def _load(context: StoreContext, manifest: Manifest) -> list[Prepared]:

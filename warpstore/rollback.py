@@ -67,6 +67,7 @@ def roll_back(
 
 def _roll_back(files: FileSystem, catalog: Catalog, *, discard_writes: bool) -> None:
     kept = _kept(catalog)
+    _check_series(catalog, kept)
     if not discard_writes:
         why = _written_since(files, catalog, kept)
         if why is not None:
@@ -125,6 +126,26 @@ def _kept(catalog: Catalog) -> KeptState:
     if kept is None:
         raise MigrationError(f"{catalog.path}: there is no state to go back to", path=catalog.path)
     return kept
+
+
+def _check_series(catalog: Catalog, kept: KeptState) -> None:
+    """Refuse where items of series went from place to place since: the records before would have them twice, or not.
+
+    Raises:
+        MigrationError: they did; the table is named.
+    """
+    now = catalog.manifest.series
+    changed = [entry for entry in (*now, *kept.series) if entry not in now or entry not in kept.series]
+    if changed:
+        numbers = {part.table for entry in changed for part in entry.ranges}
+        names = sorted(name for name, table in kept.tables.items() if table.table in numbers) or ["a dropped table"]
+        words = ", ".join(map(repr, names))
+        raise MigrationError(
+            f"{catalog.path}: items of the series of {words} have moved in files since the migration;"
+            " the records before it and these files do not belong together. Nothing was changed.",
+            path=catalog.path,
+            table=names[0],
+        )
 
 
 def _written_since(files: FileSystem, catalog: Catalog, kept: KeptState) -> str | None:

@@ -22,13 +22,15 @@ class TableRoutes:
         shards: Per slot, the shard, or None before it was started.
         tiers: Per slot, the hot tier.
         by_shard: The hot tier of each shard, by its number.
+        has_quick_writes: Whether a write may go in without a look at what it replaces.
     """
 
-    __slots__ = ("by_shard", "memory", "shards", "table", "tiers")
+    __slots__ = ("by_shard", "has_quick_writes", "memory", "shards", "table", "tiers")
 
     def __init__(self, table: int) -> None:
         self.table = table
         self.memory: MemoryTable[Any] | None = None
+        self.has_quick_writes = True
         self.shards: list[Shard | None] = [None] * SLOTS
         self.tiers: list[HotTier | None] = [None] * SLOTS
         self.by_shard: dict[int, HotTier] = {}
@@ -36,6 +38,14 @@ class TableRoutes:
     def attach(self, memory: MemoryTable[Any]) -> None:
         """Keep the slots of this table up to date from now on."""
         self.memory = memory
+        self._follow_all()
+
+    def close_quick_writes(self) -> None:
+        """Have every write go the long way from now on."""
+        self.has_quick_writes = False
+        self._follow_all()
+
+    def _follow_all(self) -> None:
         for shard in {id(shard): shard for shard in self.shards if shard is not None}.values():
             self.follow(shard)
 
@@ -47,8 +57,9 @@ class TableRoutes:
             self.tiers[slot] = tier
             if self.memory is not None:
                 maps = (tier.young.maps[i], *(generation.maps[i] for generation in tier.frozen), tier.clean[i])
-                pending = shard.pending if shard.is_open else None
-                post = shard.mailbox.post if shard.takes_posts else None
+                quick = self.has_quick_writes
+                pending = shard.pending if shard.is_open and quick else None
+                post = shard.mailbox.post if shard.takes_posts and quick else None
                 self.memory._set_slot(slot, maps if shard.is_alive else None, pending, shard.ask, post, tier)
 
     def close(self) -> None:

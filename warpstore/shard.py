@@ -43,6 +43,10 @@ Write = tuple[HotTier, int, HotKey, bytes, bytes]
 because making a named one costs as much as the rest of posting it."""
 
 
+Current = Callable[[HotTier, Loaded | None], bytes | WouldBlock]
+"""Gives the value that an operation's key has in a tier."""
+
+
 class Operation:
     """A conditional write.
 
@@ -71,6 +75,57 @@ class Operation:
         self.loaded = loaded
         self.must_load = False
         self.error: BaseException | None = None
+
+    def decided(self, current: Current) -> list[Write]:
+        """Return what to write, after a look at what is there; set ``must_load`` where that takes the disk.
+
+        Raises:
+            Exception: what ``decide`` raised.
+        """
+        value = current(self.tier, self.loaded)
+        if isinstance(value, WouldBlock):
+            self.must_load = True
+            return []
+        write = self.decide(value)
+        return [] if write is None else [(self.tier, self.slot, self.key, *write)]
+
+
+Pair = tuple[tuple[bytes, bytes] | None, tuple[bytes, bytes] | None]
+"""What to write under a key in two tables: in each the value and its payload, or None for nothing."""
+
+
+class PairOperation(Operation):
+    """A conditional write under one key in two tables, of both or of none.
+
+    Attributes:
+        beside: The other table's tier in this shard.
+        decide_pair: From both current values to what to write.
+        loaded_beside: As ``loaded``, of the other table.
+    """
+
+    __slots__ = ("beside", "decide_pair", "loaded_beside")
+
+    def __init__(
+        self,
+        tier: HotTier,
+        beside: HotTier,
+        slot: int,
+        key: HotKey,
+        decide: Callable[[bytes, bytes], Pair],
+        loaded: tuple[Loaded | None, Loaded | None] = (None, None),
+    ) -> None:
+        super().__init__(tier, slot, key, lambda _: None, loaded[0])
+        self.beside = beside
+        self.decide_pair = decide
+        self.loaded_beside = loaded[1]
+
+    def decided(self, current: Current) -> list[Write]:
+        value, other = current(self.tier, self.loaded), current(self.beside, self.loaded_beside)
+        if isinstance(value, WouldBlock) or isinstance(other, WouldBlock):
+            self.must_load = True
+            return []
+        writes = zip((self.tier, self.beside), self.decide_pair(value, other), strict=True)
+        return [(tier, self.slot, self.key, *write) for tier, write in writes if write is not None]
 
 
 GROUP_BYTES_MAX = 128 << 20
@@ -342,13 +397,16 @@ class Shard(Actor[Message, None]):
         Raises:
             Exception: what its function raised; nothing was written.
         """
-        current = operation.tier.current(operation.slot, operation.key, loaded=operation.loaded)
-        if isinstance(current, WouldBlock):
-            operation.must_load = True
-            return
-        decided = operation.decide(current)
-        if decided is not None:
-            self.write_now((operation.tier, operation.slot, operation.key, *decided))
+
+        def current(tier: HotTier, loaded: Loaded | None) -> bytes | WouldBlock:
+            return tier.current(operation.slot, operation.key, loaded=loaded)
+
+        writes = operation.decided(current)
+        for i, write in enumerate(writes):
+            self.write_now(write)
+            if i:  # what belongs together is not split between two groups
+                start = self._batches.pop()[0] if i > 1 else len(self.pending) - 2
+                self._batches.append((start, len(self.pending)))
 
     # Durable writes
 
@@ -405,22 +463,23 @@ class Shard(Actor[Message, None]):
         return UNDER_WAY
 
     def _decide(self, operation: Operation, writes: list[Write | Batch], group: list[bytes], seen: _Seen) -> None:
-        tier, slot, key = operation.tier, operation.slot, operation.key
         seen.take_in(writes)
+        if seen.n_bytes > GROUP_BYTES_MAX:
+            operation.must_load = True  # it waits for a group with room
+            return
+
+        def current(tier: HotTier, loaded: Loaded | None) -> bytes | WouldBlock:
+            value = seen.newest.get((tier.table, operation.key))
+            return tier.current(operation.slot, operation.key, loaded=loaded) if value is None else value
+
         try:
-            current: bytes | WouldBlock | None = seen.newest.get((tier.table, key))
-            if current is None:
-                current = tier.current(slot, key, loaded=operation.loaded)
-            if isinstance(current, WouldBlock) or seen.n_bytes > GROUP_BYTES_MAX:
-                operation.must_load = True  # or wait for a group with room
-                return
-            decided = operation.decide(current)
+            decided = operation.decided(current)
         except Exception as e:  # noqa: BLE001 - it is the caller's, and goes to the caller
             operation.error = e
             return
-        if decided is not None:
-            writes.append((tier, slot, key, *decided))
-            group.append(decided[1])
+        for write in decided:
+            writes.append(write)
+            group.append(write[4])
 
     def on_durable(self, lsn: int) -> Callable[[], None] | None:  # noqa: ARG002
         if not self.durable:

@@ -144,6 +144,57 @@ class LaneStatistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TierStatistics:
+    """The files of items in one place.
+
+    Attributes:
+        tier: Where: "ssd", "disk" or "archive".
+        n_files: Files.
+        n_bytes: Bytes of them.
+        n_items: Items in them, those of records that are gone included.
+    """
+
+    tier: str
+    n_files: int
+    n_bytes: int
+    n_items: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesStatistics:
+    """The items of `Temporal` fields that left their records.
+
+    Attributes:
+        n_files: Files by tier: "ssd", "disk", "archive".
+        n_bytes: Bytes of them.
+        n_items: Items in them, those of records that are gone included.
+        n_rounds: Rounds of ageing without an error since the store was opened.
+        n_items_moved: Items that left their records in them.
+        last_error: Why the last round was not complete, or None.
+    """
+
+    n_files: dict[str, int]
+    n_bytes: dict[str, int]
+    n_items: dict[str, int]
+    n_rounds: int
+    n_items_moved: int
+    last_error: str | None
+
+    @property
+    def tiers(self) -> tuple[TierStatistics, ...]:
+        """The same by tier, also of those without files."""
+        return tuple(
+            TierStatistics(
+                tier=tier,
+                n_files=self.n_files.get(tier, 0),
+                n_bytes=self.n_bytes.get(tier, 0),
+                n_items=self.n_items.get(tier, 0),
+            )
+            for tier in ("ssd", "disk", "archive")
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStatistics:
     """A store.
 
@@ -170,6 +221,7 @@ class StoreStatistics:
         log_bytes: Bytes of log written since the last checkpoint.
         tables: Its tables, by name.
         shards: Its shards, by number.
+        series: The items of `Temporal` fields that left their records.
         lanes: Its lanes, by number.
         actors: Its actors, supervisors' children flattened.
     """
@@ -195,6 +247,7 @@ class StoreStatistics:
     log_bytes: int
     tables: tuple[TableStatistics, ...]
     shards: tuple[ShardStatistics, ...]
+    series: SeriesStatistics
     lanes: tuple[LaneStatistics, ...]
     actors: tuple[ChildInfo, ...]
 

@@ -36,6 +36,7 @@ from warpstore.plan import nearest
 from warpstore.scan import after_prefix
 from warpstore.stored_state import BlockCount, StoredState, TableCount
 from warpstore.stored_table import StoredRecord, StoredTable
+from warpstore.temporal.state import is_companion
 from warpstore.values import deadline_of, has_deadline
 
 LOADS_MAX = 8
@@ -49,7 +50,7 @@ class StoredReader:
         path: The store's folder.
         files: The file system.
         manifest: Its manifest, as it was last read.
-        tables: Its tables by name.
+        tables: Its tables by name, with those beside tables with series (see `user_tables`).
         is_live: Whether an owner may change the files meanwhile.
     """
 
@@ -145,6 +146,11 @@ class StoredReader:
         """Whether it was closed cleanly. False while it is in use."""
         return bool(self.manifest.clean_lsns)
 
+    @property
+    def user_tables(self) -> dict[str, StoredTable]:
+        """The tables that somebody declared: not those that hold what a record's series have beside the record."""
+        return {name: table for name, table in self.tables.items() if not is_companion(name)}
+
     def table(self, name: str) -> StoredTable:
         """Return a table.
 
@@ -153,8 +159,8 @@ class StoredReader:
         """
         table = self.tables.get(name)
         if table is None:
-            has = "; ".join(self.tables) or "none"
-            hint = nearest(name, self.tables) or f"; it has {has}"
+            has = "; ".join(self.user_tables) or "none"
+            hint = nearest(name, self.user_tables) or f"; it has {has}"
             raise UnknownTableError(f"TABLE: {self.path} has no table {name!r}{hint}")
         return table
 

@@ -28,7 +28,7 @@ from warpstore.record import Record
 from warpstore.statistics import StoreStatistics
 from warpstore.store import Settings, Store
 from warpstore.store import open as open_store
-from warpstore.table import TTL, Key, Table
+from warpstore.table import TTL, Key, Table, Time
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -136,6 +136,10 @@ class SyncTable(Generic[R]):
     def append(self, key: Key, field: str, item: Any, /) -> None:
         """As `Table.append`."""
         self._loop.call(self._table.append(key, field, item))
+
+    def window(self, key: Key, field: str, since: Time | None = None, until: Time | None = None) -> list[Any]:
+        """As `Table.window`."""
+        return self._loop.call(self._table.window(key, field, since, until))
 
     def delete(self, key: Key) -> bool:
         """As `Table.delete`."""
@@ -322,6 +326,10 @@ class SyncStore:
     def refresh(self) -> None:
         """As `Store.refresh`."""
         self._loop.call(self._store.refresh())
+
+    def age(self) -> None:
+        """As `Store.age`."""
+        self._loop.call(self._store.age())
 
     def drop(self, name: str) -> None:
         """As `Store.drop`."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
@@ -35,12 +36,14 @@ from warpstore.errors import (
     WarpstoreError,
 )
 from warpstore.interchange import Interchange
-from warpstore.keys import HotKey
+from warpstore.keys import HotKey, slot_of
 from warpstore.parts import head_of, is_split, is_split_value
 from warpstore.record import Record
 from warpstore.routes import TableRoutes
 from warpstore.scan import Scan, ScanBounds, count_live
 from warpstore.table_access import TableAccess
+from warpstore.temporal.state import companion_of
+from warpstore.temporal.table_series import TableSeries
 from warpstore.units import parse_seconds
 from warpstore.values import (
     DEADLINE_BYTES,
@@ -54,12 +57,15 @@ from warpstore.values import (
 )
 
 if TYPE_CHECKING:
+    from warpstore.catalog import Catalog
     from warpstore.context import StoreContext
     from warpstore.gpu_tier import GpuTier
 
 R = TypeVar("R", bound=Record)
 Key = str | bytes | int | UUID
 TTL = str | float | timedelta
+Time = datetime | float
+"""A datetime, one without a timezone in UTC, or unix seconds."""
 
 _CHUNK = 1024
 _READS_OF_A_REWRITE = 4
@@ -87,6 +93,7 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
         "_gpu",
         "_loop",
         "_route",
+        "_series",
         "_ttl_s",
         "name",
         "record_type",
@@ -111,14 +118,25 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
         super().__init__(
             **codec.memory_table(),
             n_known=context.caps.decoded_records(routes.table, context.config.record_cache_entries),
-            puts_at_once=self._ttl_s is None,
+            puts_at_once=self._ttl_s is None and all(series.time is not None for series in plan.temporal_fields),
             ephemeral=self._ephemeral or None,
         )
         routes.attach(self)
+        self._series: TableSeries | None = None
         self._gpu: GpuTier | None = context.gpu_tier(codec, decoders) if plan.gpu_fields else None
 
     def __repr__(self) -> str:
         return f"<Table {self.name!r} of {self.record_type.__name__}>"
+
+    def _attach_series(self, catalog: Catalog) -> TableSeries:
+        """Make and return what knows the series of this table, which has some."""
+        tables = catalog.manifest.tables
+        beside = tables.get(companion_of(self.name))
+        place = None if beside is None else (beside.table, beside.schemas[-1].tag)
+        self._series = TableSeries(
+            self._context, self._codec, self._access, tables[self.name], place, partial(catalog.expires, self.name)
+        )
+        return self._series
 
     # One record in
 
@@ -127,6 +145,9 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
         fresh = self._ephemeral.encode(record)
         slot, key, value = self._encode(record)
         value = self._with_ttl(value, ttl)
+        series = self._plain_series(ttl)
+        if series is not None:
+            await series.before_write([(slot, key)], ttl or self._ttl_s)
         if if_version is not None:
             await self._access.operate(slot, key, self._versioned(key, value, if_version))
         elif (outcome := self._write_now((slot, key, value))) == PAUSE:
@@ -134,6 +155,12 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
         elif outcome == LONG_WAY:
             await self._write((slot, key, value))
         self._ephemeral.set(key, fresh)
+        if series is not None:
+            await series.after_write([(slot, key)])
+
+    def _plain_series(self, ttl: TTL | None) -> TableSeries | None:
+        """Return the table's series if a write needs more than itself because of them."""
+        return None if self._series is None or self._series.is_plain(ttl or self._ttl_s) else self._series
 
     async def _pause(self) -> None:
         await asyncio.sleep(0)
@@ -153,6 +180,8 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
         fresh = self._ephemeral.encode(record)
         slot, key, value = self._encode(record)
         value = self._with_ttl(value, ttl)
+        if self._series is not None:
+            self._series.refuse_nowait(slot, key, ttl or self._ttl_s)
         write = (self._access.tier(slot), slot, key, value, value)
         shard = self._access.writable(slot)
         if shard.takes_posts:
@@ -183,8 +212,13 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
                 raise KeyExistsError(f"{self.name}: the key {key!r} is taken", key=key)
             return value, value
 
+        series = self._plain_series(ttl)
+        if series is not None:
+            await series.before_write([(slot, key)], ttl or self._ttl_s)
         await self._access.operate(slot, key, decide)
         self._ephemeral.set(key, fresh)
+        if series is not None:
+            await series.after_write([(slot, key)])
 
     async def update(self, key: Key, /, **changes: Any) -> None:
         """Set some fields of a stored record, atomically. Its deadline stays.
@@ -202,10 +236,17 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
         def encode(record: R) -> tuple[int, HotKey, bytes]:
             return self._codec.encode_changed(record, changed)
 
+        await self._change(key, change, encode)
+
+    async def _change(
+        self, key: Key, change: Callable[[R], object], encode: Callable[[R], tuple[int, HotKey, bytes]]
+    ) -> None:
         if not self._rewritten(key, change, encode):
             await self._rewrite(key, change, encode)
         elif self._spend(_READS_OF_A_REWRITE):
             await asyncio.sleep(0)
+        if self._series is not None:
+            await self._series.after_write([self._route(key)])
 
     async def modify(self, key: Key, change: Callable[[R], object], /) -> None:
         """Let a function change a stored record, atomically: no other write comes between its read and its write.
@@ -220,13 +261,13 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
             ValidationError: what the function left is wrong.
         """
         self._context.check()
-        if not self._rewritten(key, change, self._encode):
-            await self._rewrite(key, change, self._encode)
-        elif self._spend(_READS_OF_A_REWRITE):
-            await asyncio.sleep(0)
+        await self._change(key, change, self._encode)
 
     async def append(self, key: Key, field: str, item: Any, /) -> None:
         """Append an item to a `Temporal` series of a stored record, atomically.
+
+        The series stays in the order of its items' times; of equal ones the first that came is first. An item that is
+        older than its record may have joins the others of its time with the next round of ageing.
 
         Raises:
             KeyNotFoundError: there is no record.
@@ -236,10 +277,10 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
         plan = self._codec.plan
         if field not in plan.fields:
             raise plan.unknown_field(field)
-        series = next((series for series in plan.temporal_fields if series.name == field), None)
-        if series is None:
+        assert self._series is not None or not plan.temporal_fields
+        if self._series is None:
             raise ValidationError(f"{self.record_type.__name__}.{field}: is no Temporal series", field=field)
-        time = series.time
+        time = self._series.series_of(field).time
 
         def change(record: R) -> None:
             items = getattr(record, field)
@@ -247,12 +288,19 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
             if time is not None and len(items) > 1 and getattr(item, time, 0) < getattr(items[-2], time):
                 items.sort(key=lambda i: getattr(i, time))
 
-        await self._rewrite(key, change, lambda record: self._codec.encode_changed(record, frozenset((field,))))
+        changed = frozenset((field,))
+        await self._rewrite(
+            key, change, lambda record: self._codec.encode_changed(record, changed), arrives=time is None
+        )
 
     async def delete(self, key: Key) -> bool:
         """Delete a record; return whether there was one."""
         self._context.check()
         slot, hot = self._route(key)
+        if self._series is not None and self._series.has_state:
+            existed = await self._series.delete(slot, hot)
+            self._ephemeral.drop(hot)
+            return existed
         existed = False
 
         def decide(current: bytes) -> tuple[bytes, bytes] | None:
@@ -297,12 +345,18 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
                     fresh.append((key, values))
             if len(chunk) == _CHUNK:
                 await asyncio.sleep(0)
+        series = self._plain_series(ttl)
+        if series is not None:
+            routed = [(slot_of(k), k) for part in parts for k in {split_payload(value)[1] for value in part}]
+            await series.before_write(routed, ttl or self._ttl_s)
         deadline = self._deadline(ttl)
         if deadline is not None:
             parts = [[with_deadline(value, deadline) for value in part] for part in parts]
         await self._access.write_batch(parts)
         for key, values in fresh:
             self._ephemeral.set(key, values)
+        if series is not None:
+            await series.after_write(routed)
         return n
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
@@ -376,6 +430,36 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
             if start + _CHUNK < len(wanted):
                 await asyncio.sleep(0)
         return found
+
+    async def window(self, key: Key, field: str, since: Time | None = None, until: Time | None = None, /) -> list[Any]:
+        """Return the items of a `Temporal` series of a record with since <= time < until, by their times.
+
+        It reads every place that items of these times may be in: the record, ssd, disk and archive. Of items with equal
+        times those that came first are first. An absent record has none. Items past the last horizon are left out.
+
+        Args:
+            key: The record's key.
+            field: The series.
+            since: The first time, a datetime or unix seconds; None: from the first item on.
+            until: The time after the last; None: to the last item. It is not less than ``since``.
+
+        Raises:
+            ValidationError: the field is unknown or no series, a bound is no time, or ``since`` lies behind ``until``.
+            ArchiveUnavailableError: the archive may have such items, and does not answer.
+            CorruptionError: a file is damaged.
+
+        Cost:
+            An index page and a block of each file whose times touch the window, in a thread; all items of the record's
+            series in these files are decoded.
+        """
+        self._context.check()
+        plan = self._codec.plan
+        if self._series is None:
+            if field not in plan.fields:
+                raise plan.unknown_field(field)
+            raise ValidationError(f"{self.record_type.__name__}.{field}: is no Temporal series", field=field)
+        slot, hot = self._route(key)
+        return await self._series.window(slot, hot, field, since, until)
 
     async def contains(self, key: Key) -> bool:
         """Return whether there is a record under a key."""
@@ -547,7 +631,12 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
         return self._write_now(encoded) != LONG_WAY  # what `change` called may have closed the shard
 
     async def _rewrite(
-        self, key: Key, change: Callable[[R], object], encode: Callable[[R], tuple[int, HotKey, bytes]]
+        self,
+        key: Key,
+        change: Callable[[R], object],
+        encode: Callable[[R], tuple[int, HotKey, bytes]],
+        *,
+        arrives: bool = False,
     ) -> None:
         slot, hot = self._route(key)
         fresh: list[bytes | None] = []
@@ -569,7 +658,10 @@ class Table(MemoryTable[R], Interchange, Generic[R]):
                 value = with_deadline(value, deadline)
             return value, value
 
-        await self._access.operate(slot, hot, decide)
+        if arrives and self._series is not None:
+            await self._series.append(slot, hot, decide)
+        else:
+            await self._access.operate(slot, hot, decide)
         if self._ephemeral:
             self._ephemeral.set(hot, fresh)
 

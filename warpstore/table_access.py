@@ -17,7 +17,7 @@ from warpstore.keys import HotKey, slot_of
 from warpstore.memory_cap import MEMORY
 from warpstore.parts import is_split_value
 from warpstore.routes import TableRoutes
-from warpstore.shard import Batch, Operation, Shard, Write
+from warpstore.shard import Batch, Operation, Pair, PairOperation, Shard, Write
 from warpstore.values import TOMBSTONE, split_payload
 
 if TYPE_CHECKING:
@@ -108,12 +108,11 @@ class TableAccess:
             whole: Whether values are wanted with their parts; else they may be split.
         """
         memory, tiers = self._slots.memory, self._slots.tiers
-        assert memory is not None
         values: list[bytes] = []
         missing: list[int] = []
         split: list[int] = []
         for slot, hot in routed:
-            value: bytes | WouldBlock | None = memory._value(hot)
+            value: bytes | WouldBlock | None = None if memory is None else memory._value(hot)
             if value is None:
                 self.readable(slot)
                 value = tiers[slot].head(slot, hot)  # type: ignore[union-attr]
@@ -218,23 +217,72 @@ class TableAccess:
             decide: As for `Operation`.
             frees_memory: Whether it deletes; then it does not wait for memory.
         """
-        but_for = MEMORY if frees_memory else ""
         loaded: Loaded | None = None
         while True:
-            shard = self.writable(slot)
-            if shard.is_held(but_for=but_for):
-                await shard.room(but_for=but_for)
-                continue
+            shard = await self._with_room(slot, frees_memory=frees_memory)
             operation = Operation(self.tier(slot), slot, key, decide, loaded)
-            if shard.durable:
-                await (await shard.mailbox.post_when_room(operation))
-                if operation.error is not None:
-                    raise operation.error
-            else:
-                shard.operate_now(operation)
-                self._n_operations += 1
-                if not self._n_operations % _OPERATIONS_PER_PAUSE:
-                    await asyncio.sleep(0)
+            await self._run(shard, operation)
             if not operation.must_load:
                 return
             (loaded,) = await self._context.load([(operation.tier, slot, key)])
+
+    async def operate_pair(
+        self,
+        beside: TableAccess,
+        slot: int,
+        key: HotKey,
+        decide: Callable[[bytes, bytes], Pair],
+        *,
+        frees_memory: bool = False,
+    ) -> None:
+        """Run a conditional write of a key in this table and another one: both are written as one, or none.
+
+        Args:
+            beside: The other table.
+            slot: The key's slot.
+            key: The key.
+            decide: As for `PairOperation`.
+            frees_memory: Whether it takes bytes out of memory; then it does not wait for memory.
+        """
+        loaded: tuple[Loaded | None, Loaded | None] = (None, None)
+        while True:
+            shard = await self._with_room(slot, frees_memory=frees_memory)
+            operation = PairOperation(self.tier(slot), beside.tier(slot), slot, key, decide, loaded)
+            await self._run(shard, operation)
+            if not operation.must_load:
+                return
+            first, second = await self._context.load([(operation.tier, slot, key), (operation.beside, slot, key)])
+            loaded = first, second
+
+    async def load_pair(self, beside: TableAccess, slot: int, hot: HotKey) -> tuple[bytes, bytes]:
+        """Return a key's newest values in this table and another one, perhaps split, as of the moment of the return."""
+        loaded: tuple[Loaded | None, Loaded | None] = (None, None)
+        while True:
+            self.readable(slot)
+            tiers = self.tier(slot), beside.tier(slot)
+            first, second = (tier.head(slot, hot, loaded=one) for tier, one in zip(tiers, loaded, strict=True))
+            if not isinstance(first, WouldBlock) and not isinstance(second, WouldBlock):
+                return first, second
+            one, other = await self._context.load([(tier, slot, hot) for tier in tiers])
+            loaded = one, other
+
+    async def _with_room(self, slot: int, *, frees_memory: bool) -> Shard:
+        """Return a slot's shard when it takes a write."""
+        but_for = MEMORY if frees_memory else ""
+        shard = self.writable(slot)
+        while shard.is_held(but_for=but_for):
+            await shard.room(but_for=but_for)
+            shard = self.writable(slot)
+        return shard
+
+    async def _run(self, shard: Shard, operation: Operation) -> None:
+        """Have an operation decided once, and in "fsync" mode wait until it is durable."""
+        if shard.durable:
+            await (await shard.mailbox.post_when_room(operation))
+            if operation.error is not None:
+                raise operation.error
+            return
+        shard.operate_now(operation)
+        self._n_operations += 1
+        if not self._n_operations % _OPERATIONS_PER_PAUSE:
+            await asyncio.sleep(0)

@@ -82,7 +82,7 @@ def test_an_intact_store_has_no_defect_and_is_not_changed(store: Path, log_store
         code, report = check(path)
         assert (code, report["ok"], report["findings"]) == (0, True, [])
         assert all(kind["verified"] for kind in report["files"].values())
-        assert list(report["files"]) == ["manifest", "log", "checkpoint", "block", "rollback"]
+        assert list(report["files"]) == ["manifest", "log", "checkpoint", "block", "series", "rollback"]
         assert stores.files_of(path) == before
 
 
@@ -496,7 +496,7 @@ def test_a_checkpoint_that_the_owner_replaced_meanwhile_is_no_defect(tmp_path: P
         stored.files = Swapped()
         reports = verify(stored, found.append, lambda _: None)
     assert found == []
-    assert [report.is_verified for report in reports] == [True, False, True, True, True]
+    assert [report.is_verified for report in reports] == [True, False, True, True, True, True]
 
 
 def test_what_cannot_be_read_is_a_finding(store: Path) -> None:

@@ -107,6 +107,7 @@ def test_info_tells_what_a_store_is_and_holds(path: Path) -> None:
         "lanes",
         "rollback",
         "tables",
+        "series",
         "files",
         "bytes",
     ]
@@ -119,7 +120,8 @@ def test_info_tells_what_a_store_is_and_holds(path: Path) -> None:
     counted = ("records", "expiring", "checkpointed", "changed_in_log", "schema_versions")
     assert [tables["user"][name] for name in counted] == [11, 1, 10, 4, 1]
     assert [tables["reading"][name] for name in counted] == [3, 0, 0, 3, 1]
-    assert list(facts["files"]) == ["manifest", "log", "checkpoint", "block", "rollback", "spare", "quarantine"]
+    kinds = ["manifest", "log", "checkpoint", "block", "series", "rollback", "spare", "quarantine"]
+    assert list(facts["files"]) == kinds
     on_disk = {name: f.stat().st_size for f in path.rglob("*") if f.is_file() for name in [f.name]}
     assert facts["bytes"] == sum(size for name, size in on_disk.items() if name != "LOCK")
     assert stores.files_of(path) == before

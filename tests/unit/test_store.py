@@ -605,7 +605,7 @@ async def test_statistics_tell_what_is_where(world: World) -> None:
         assert (lane.replayed_records, lane.torn_tail, lane.damage, lane.lagging) == (0, None, (), False)
         assert lane.n_groups > 0
         assert {actor.name: actor.state for actor in numbers.actors} == dict.fromkeys(
-            ["lane 0", "shards", "checkpointer", "shard 0", "shard 1"], "running"
+            ["lane 0", "shards", "checkpointer", "ager", "shard 0", "shard 1"], "running"
         )
         await store.checkpoint()
         assert [t.n_checkpointed for t in store.statistics().tables] == [1, 10]

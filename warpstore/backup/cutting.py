@@ -61,7 +61,8 @@ def checked_target(catalog: Catalog, target: str) -> str:
     target = os.path.abspath(target)
     here = os.path.realpath(target)
     lanes = [catalog.lane_directory(lane) for lane in range(len(catalog.manifest.lanes))]
-    for folder in map(os.path.realpath, (catalog.path, *lanes)):
+    series = [folder for folder in map(catalog.series_folder, ("ssd", "disk", "archive")) if "://" not in folder]
+    for folder in map(os.path.realpath, (catalog.path, *lanes, *series)):
         if here == folder or here.startswith(f"{folder}{os.sep}"):
             raise BackupTargetError(f"{target}: lies inside the store; give a folder outside", path=target)
     return target

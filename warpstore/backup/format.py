@@ -6,6 +6,7 @@
     BACKUP.lock          held by whoever writes here
     checkpoint/          the checkpoints of the cut, under the names that they have in the store
     blocks/              the block files that those name, likewise
+    series/TIER/         the files of items, likewise; those in an archive outside the store stay there, and are named
     log/NNN/             of each lane, the sealed segments from the first that counts through the one of the cut
 
 Every file but ``BACKUP`` is immutable and named once in a store's life, so backups share it by name. A file that
@@ -26,6 +27,7 @@ BACKUP_NAME = "BACKUP"
 BACKUP_LOCK_NAME = "BACKUP.lock"
 RESTORING_NAME = "RESTORING"
 NEW_SUFFIX = ".new"
+SERIES_FOLDERS = ("series/ssd", "series/disk", "series/archive")
 _MAGIC = b"warpstore-backup"
 
 

@@ -23,7 +23,15 @@ from wal.replay import segment_path
 from warpstore.backup import format as backups
 from warpstore.backup.copying import copy_slices, crc_of, failure
 from warpstore.backup.cut_log import replay_cut
-from warpstore.backup.format import BACKUP_LOCK_NAME, BACKUP_NAME, NEW_SUFFIX, BackupFile, BackupManifest, BackupResult
+from warpstore.backup.format import (
+    BACKUP_LOCK_NAME,
+    BACKUP_NAME,
+    NEW_SUFFIX,
+    SERIES_FOLDERS,
+    BackupFile,
+    BackupManifest,
+    BackupResult,
+)
 from warpstore.blocks import block_path
 from warpstore.blocks import whole as blocks
 from warpstore.blocks.format import FILE_HEADER_BYTES as BLOCK_FILE_HEADER_BYTES
@@ -36,6 +44,7 @@ from warpstore.errors import (
     FormatVersionError,
 )
 from warpstore.manifest import Manifest
+from warpstore.temporal.format import HEADER_BYTES as SERIES_HEADER_BYTES
 
 Progress = Callable[[int, int], object]
 """Called with the bytes copied so far, and the bytes to copy in all."""
@@ -75,7 +84,7 @@ class CutFile(NamedTuple):
 
 def cut_files(job: BackupJob) -> list[CutFile]:
     """Return every file that makes the cut: what a backup copies is what stands here, and nothing else."""
-    return [*_checkpoints(job), *_block_files(job), *_segments(job)]
+    return [*_checkpoints(job), *_block_files(job), *_series_files(job), *_segments(job)]
 
 
 def _checkpoints(job: BackupJob) -> Iterator[CutFile]:
@@ -87,6 +96,13 @@ def _checkpoints(job: BackupJob) -> Iterator[CutFile]:
 def _block_files(job: BackupJob) -> Iterator[CutFile]:
     for number in sorted({number for entry in job.store.shards for number in entry.blocks}):
         yield CutFile(block_path(f"{job.path}/blocks", number), block_path("blocks", number), number)
+
+
+def _series_files(job: BackupJob) -> Iterator[CutFile]:
+    for entry in job.store.copied_series:
+        name = job.store.series_name(entry.number)
+        folder = job.store.series_folder(job.path, entry.tier)
+        yield CutFile(f"{folder}/{name}", f"series/{entry.tier}/{name}", entry.number)
 
 
 def _segments(job: BackupJob) -> Iterator[CutFile]:
@@ -205,7 +221,8 @@ class _Run:
     def _folders(self) -> list[str]:
         target = self._job.target
         lanes = [f"{target}/log/{lane:03d}" for lane in range(len(self._job.lanes))]
-        return [*lanes, f"{target}/log", f"{target}/blocks", f"{target}/checkpoint", target]
+        series = [*(f"{target}/{folder}" for folder in SERIES_FOLDERS), f"{target}/series"]
+        return [*lanes, f"{target}/log", *series, f"{target}/blocks", f"{target}/checkpoint", target]
 
     def _make_folders(self) -> None:
         for folder in reversed(self._folders()):
@@ -219,7 +236,7 @@ class _Run:
         source = self._open(file)
         try:
             n_bytes = source.size()
-            if file.path.startswith(("checkpoint/", "blocks/")):
+            if file.path.startswith(("checkpoint/", "blocks/", "series/")):
                 return n_bytes
             header = read_header(source, store_id=self._job.store.id_bytes, lane=file.owner)
             data = source.read(min(n_bytes, SEGMENT_BYTES_MAX), 0)
@@ -245,7 +262,11 @@ class _Run:
         path = f"{self._job.target}/{file.path}"
         if not self._files.exists(path):
             return False
-        at, n = 0, BLOCK_FILE_HEADER_BYTES if file.path.startswith("blocks/") else HEADER_BYTES
+        at, n = 0, HEADER_BYTES
+        if file.path.startswith("blocks/"):
+            n = BLOCK_FILE_HEADER_BYTES
+        elif file.path.startswith("series/"):
+            n = SERIES_HEADER_BYTES
         if file.path.startswith("checkpoint/"):
             at, n = n_bytes - FOOTER_BYTES, FOOTER_BYTES
         theirs = self._files.open(path)
@@ -283,6 +304,8 @@ class _Run:
                 crc = checkpoints.verified_crc(files, temporary, store_id=self._job.store.id_bytes, shard=file.owner)
             elif file.path.startswith("blocks/"):
                 crc = blocks.verified_crc(files, temporary, store_id=self._job.store.id_bytes, number=file.owner)
+            elif file.path.startswith("series/"):
+                crc = self._series_crc(file, temporary, n_bytes)
             else:
                 crc = crc_of(files, temporary, n_bytes)  # its frames are checked with all of the log
             files.rename(temporary, path)
@@ -294,6 +317,18 @@ class _Run:
             raise
         self._new.append(file.path)
         return BackupFile(file.path, n_bytes, crc)
+
+    def _series_crc(self, file: CutFile, path: str, n_bytes: int) -> int:
+        """Return the CRC32C of a copy of a file of items, which the manifest knows.
+
+        Raises:
+            BackupDamagedError: it is another one.
+        """
+        entry = next(entry for entry in self._job.store.series if entry.number == file.owner)
+        crc = crc_of(self._files, path, n_bytes)
+        if (n_bytes, crc) != (entry.n_bytes, entry.crc):
+            raise BackupDamagedError(f"{file.source}: is damaged: the checksum is wrong", path=file.source)
+        return crc
 
     def _said(self, n_bytes: int) -> None:
         self._copied += n_bytes
@@ -323,4 +358,4 @@ class _Run:
 
     def _unnamed_folders(self) -> list[str]:
         lanes = [f"log/{name}" for name in self._files.list_directory(f"{self._job.target}/log")]
-        return ["checkpoint", "blocks", *lanes]
+        return ["checkpoint", "blocks", *SERIES_FOLDERS, *lanes]

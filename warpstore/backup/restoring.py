@@ -26,6 +26,7 @@ from warpstore.backup.format import (
     BACKUP_LOCK_NAME,
     BACKUP_NAME,
     RESTORING_NAME,
+    SERIES_FOLDERS,
     BackupFile,
     BackupManifest,
     BackupResult,
@@ -34,8 +35,9 @@ from warpstore.blocks import whole as blocks
 from warpstore.checkpoint import whole as checkpoints
 from warpstore.errors import BackupDamagedError, BackupSourceError, BackupTargetError, CorruptionError
 from warpstore.locking import LOCK_NAME
-from warpstore.manifest import LaneManifest
+from warpstore.manifest import LaneManifest, SeriesFileManifest
 from warpstore.observe.tracing import Tracing
+from warpstore.temporal import format as series
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,9 @@ def restore(
 
     The store holds what the original held at the cut, and opens like any other. It is a store of its own: the
     original's log and checkpoints do not count in it, and its backups need a folder of their own. Its log lies inside
-    it, wherever the original's was.
+    it, wherever the original's was, and so do the files of its series, except those in an archive outside the store:
+    these stay where they are, under the original's name, and both stores read them. The new one never removes them; the
+    original does when a series is dropped there.
 
     Args:
         source: The folder of a backup. Nothing is written there.
@@ -186,6 +190,7 @@ class _Restore:
                 self._copy(file, checkpoints.give_to_store)
             elif file.path.startswith("blocks/"):
                 self._copy(file, blocks.give_to_store)
+        items = [self._series(entry) for entry in before.series]
         lanes = [self._write_log(lane) for lane in range(len(before.lanes))]
         for folder in (*self._folders(), target):
             files.sync_directory(folder)
@@ -198,6 +203,8 @@ class _Restore:
                 epoch=before.epoch + 1,
                 lanes=lanes,
                 clean_lsns=self._backup.lsns,
+                series=items,
+                folders={tier: folder for tier, folder in before.folders.items() if tier == "archive"},
                 rollback=None,
             ),
         )
@@ -209,7 +216,8 @@ class _Restore:
 
     def _folders(self) -> list[str]:
         lanes = [f"{self._target}/log/{lane:03d}" for lane in range(len(self._backup.store.lanes))]
-        return [*(f"{self._target}/{name}" for name in ("checkpoint", "blocks", "log")), *lanes]
+        names = ("checkpoint", "blocks", "series", *SERIES_FOLDERS, "log")
+        return [*(f"{self._target}/{name}" for name in names), *lanes]
 
     def _begin(self) -> None:
         """Mark the target as ours, and remove what an interrupted restore left in it."""
@@ -234,9 +242,28 @@ class _Restore:
         if crc_of(self._files, path, file.n_bytes) != file.crc:
             raise BackupDamagedError(f"{path}: the checksum is wrong", path=path)
 
-    def _copy(self, file: BackupFile, give_to_store: Callable[[File, bytes, bytes], None]) -> None:
-        """Copy a checkpoint or a block file, check the copy, and give it to the new store."""
-        files, path = self._files, f"{self._target}/{file.path}"
+    def _series(self, entry: SeriesFileManifest) -> SeriesFileManifest:
+        """Return a file of items as the new store has it: a copy of its own, or, in an archive outside, the original's.
+
+        Raises:
+            BackupSourceError: the backup lacks it.
+        """
+        before = self._backup.store
+        if entry not in before.copied_series:
+            return msgspec.structs.replace(entry, origin=entry.origin or before.store_id)
+        folder = f"series/{entry.tier}"
+        path = f"{folder}/{before.series_name(entry.number)}"
+        file = next((file for file in self._backup.files if file.path == path), None)
+        if file is None:
+            raise BackupSourceError(f"{self._source}/{path}: is missing", path=f"{self._source}/{path}")
+        target = f"{folder}/{before.series_name(entry.number, self._store_id.hex())}"
+        self._copy(file, series.give_to_store, target)
+        crc = crc_of(self._files, f"{self._target}/{target}", file.n_bytes)
+        return msgspec.structs.replace(entry, crc=crc, outbound=False)  # what the archive may have is the original's
+
+    def _copy(self, file: BackupFile, give_to_store: Callable[[File, bytes, bytes], None], target: str = "") -> None:
+        """Copy a checkpoint, a block file or a file of items, check the copy, and give it to the new store."""
+        files, path = self._files, f"{self._target}/{target or file.path}"
         copy_slices(files, f"{self._source}/{file.path}", path, file.n_bytes, self._said, rest=0.0)
         if crc_of(files, path, file.n_bytes) != file.crc:
             raise BackupDamagedError(f"{path}: the checksum of the copy is wrong", path=path)

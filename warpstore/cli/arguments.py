@@ -20,7 +20,7 @@ def complete_table(context: typer.Context, incomplete: str) -> list[str]:
     """Return the table names of the store on the command line that begin like this; none if it cannot be read."""
     try:
         with StoredReader.open(context.params.get("path") or "", lock=False) as stored:
-            return [name for name in stored.tables if name.startswith(incomplete)]
+            return [name for name in stored.user_tables if name.startswith(incomplete)]
     except Exception:  # noqa: BLE001 - whatever it is, a shell that completes shows no errors
         return []
 

@@ -32,7 +32,8 @@ def dump(
 
     With TABLE a line is a record; without, it is {"table": ..., "expires_ms": ..., "record": {...}}, table by table.
     Bytes are {"$base64": "..."}, floats that are no numbers {"$float": "nan"}, UUIDs and times their text, keys of
-    dicts that are no text the JSON of the key. Fields that were added since a record was written are absent.
+    dicts that are no text the JSON of the key. Fields that were added since a record was written are absent. Of a
+    series a line has the items that are still in the record, not those that left it for files.
     """
     with StoredReader.open(path, lock=not live) as stored:
         found = islice(_records(stored, table, prefix), limit)
@@ -50,7 +51,7 @@ def _records(stored: StoredReader, name: str | None, prefix: str | None) -> Iter
     if name is None:
         if prefix is not None:
             raise ValidationError("--prefix: needs a TABLE", field="--prefix")
-        for each in stored.tables:
+        for each in stored.user_tables:
             yield from stored.records(each)
         return
     table = stored.table(name)

@@ -65,7 +65,8 @@ def _facts(
             for lane, entry in enumerate(manifest.lanes)
         ],
         "rollback": None if manifest.rollback is None else {"kept_at_ms": manifest.rollback.kept_at_ms},
-        "tables": [_table(stored, name, counts.get(name)) for name in stored.tables],
+        "tables": [_table(stored, name, counts.get(name)) for name in stored.user_tables],
+        "series": _series(stored),
         "files": {use.kind: {"files": use.n_files, "bytes": use.n_bytes} for use in uses},
         "bytes": sum(use.n_bytes for use in uses),
     }
@@ -79,6 +80,18 @@ def _blocks(count: BlockCount) -> dict[str, Any]:
         "live_bytes": count.live_bytes,
         "useless": round(count.useless, 4),
     }
+
+
+def _series(stored: StoredReader) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for entry in stored.manifest.series:
+        tier = found.setdefault(
+            entry.tier, {"folder": stored.layout.series_folder(entry.tier), "files": 0, "bytes": 0, "items": 0}
+        )
+        tier["files"] += 1
+        tier["bytes"] += entry.n_bytes
+        tier["items"] += sum(part.n_items for part in entry.ranges)
+    return found
 
 
 def _table(stored: StoredReader, name: str, count: TableCount | None) -> dict[str, Any]:
@@ -130,6 +143,12 @@ def _show(facts: dict[str, Any]) -> None:
     print_table(
         ("files", "number", "size"), [(k, use["files"], size(use["bytes"])) for k, use in facts["files"].items()]
     )
+    if facts["series"]:
+        typer.echo("")
+        print_table(
+            ("items of series", "files", "size", "items", "folder"),
+            [(t, use["files"], size(use["bytes"]), use["items"], use["folder"]) for t, use in facts["series"].items()],
+        )
     blocks = [(str(shard["shard"]), shard["blocks"]) for shard in facts["shards"]]
     if any(use and use["files"] for _, use in blocks):
         typer.echo("")

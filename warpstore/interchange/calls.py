@@ -98,6 +98,8 @@ class Interchange:
     ) -> int:
         """Write the records to a file in key order, as of one moment; return how many.
 
+        Of a `Temporal` series the file has the items that are still in the record, not those that left it for files.
+
         Args:
             path: Where: ``.parquet`` (zstd), ``.arrow`` or ``.feather`` (Arrow IPC), ``.jsonl`` or ``.ndjson``.
             format: ``parquet``, ``arrow`` or ``jsonl``, for another suffix.

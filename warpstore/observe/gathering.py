@@ -15,8 +15,15 @@ from warpstore.hot_tier import HotTier
 from warpstore.lane_keeper import LaneKeeper
 from warpstore.process import Reason
 from warpstore.shard import Shard
-from warpstore.statistics import LaneStatistics, ShardStatistics, StoreStatistics, TableStatistics
+from warpstore.statistics import (
+    LaneStatistics,
+    SeriesStatistics,
+    ShardStatistics,
+    StoreStatistics,
+    TableStatistics,
+)
 from warpstore.supervisor import ChildInfo, Supervisor
+from warpstore.temporal.state import is_companion
 
 if TYPE_CHECKING:
     from warpstore.catalog import Catalog
@@ -61,9 +68,12 @@ def gather(
         last_checkpoint_error=_words(checkpoints.last_error),
         log_bytes=0 if checkpointer is None else checkpointer.log_bytes(),
         tables=tuple(
-            _table(context, name, by_name.get(name), shards, resident) for name in sorted(catalog.manifest.tables)
+            _table(context, name, by_name.get(name), shards, resident)
+            for name in sorted(catalog.manifest.tables)
+            if not is_companion(name)
         ),
         shards=tuple(_shard(shard, infos.get(shard.name), resident) for shard in shards),
+        series=_series(context, catalog),
         lanes=tuple(_lane(keeper, infos.get(keeper.name)) for keeper in context.lanes),
         actors=actors,
     )
@@ -126,6 +136,25 @@ def _table(
         columns=None if gpu is None else gpu.statistics(),
         columns_backend=None if gpu is None else context.backend.name,
         n_columns_pending=0 if gpu is None else gpu.n_fed,
+    )
+
+
+def _series(context: StoreContext, catalog: Catalog) -> SeriesStatistics:
+    n_files: dict[str, int] = {}
+    n_bytes: dict[str, int] = {}
+    n_items: dict[str, int] = {}
+    for entry in catalog.manifest.series:
+        n_files[entry.tier] = n_files.get(entry.tier, 0) + 1
+        n_bytes[entry.tier] = n_bytes.get(entry.tier, 0) + entry.n_bytes
+        n_items[entry.tier] = n_items.get(entry.tier, 0) + sum(found.n_items for found in entry.ranges)
+    ager = context.ager
+    return SeriesStatistics(
+        n_files=n_files,
+        n_bytes=n_bytes,
+        n_items=n_items,
+        n_rounds=0 if ager is None else ager.n_rounds,
+        n_items_moved=0 if ager is None else ager.n_items_moved,
+        last_error=_words(None if ager is None else ager.last_error),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Literal
 
 from warpstore.statistics import StoreStatistics
@@ -15,7 +16,12 @@ from warpstore.statistics import StoreStatistics
 UP = "warpstore_up"
 UP_WORDS = "Whether the store is open and its event loop answered in time."
 
-_LABELS = {"tables": ("table", "name"), "shards": ("shard", "index"), "lanes": ("lane", "index")}
+_LABELS = {
+    "series.tiers": ("tier", "tier"),
+    "tables": ("table", "name"),
+    "shards": ("shard", "index"),
+    "lanes": ("lane", "index"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,7 @@ class Family:
         name: Its name, without ``warpstore_``.
         words: What it tells, for its HELP line.
         value: The attribute of the statistics. Where it is None a flag is 0, and of anything else there is no sample.
-        part: Where that is: "tables", "shards" or "lanes", each with its label; "" for the store itself.
+        part: Where that is: "tables", "shards", "lanes" or "series.tiers", each with its label; "" for the store.
     """
 
     kind: Literal["counter", "gauge", "flag"]
@@ -43,7 +49,7 @@ class Family:
 
     def samples(self, statistics: StoreStatistics) -> Iterator[tuple[tuple[str, ...], float]]:
         """Yield the labels behind ``store`` and the value, of each part."""
-        for part in getattr(statistics, self.part) if self.part else (statistics,):
+        for part in attrgetter(self.part)(statistics) if self.part else (statistics,):
             value: Any = part
             for name in self.value.split("."):
                 value = None if value is None else getattr(value, name)
@@ -84,6 +90,12 @@ FAMILIES = (
     Family("gauge", "columns_rows", "Live rows of Gpu columns; absent before a lookup.", "columns.rows", "tables"),
     Family("gauge", "columns_bytes", "Arrays of Gpu columns; absent before a lookup.", "columns.bytes_total", "tables"),
     Family("gauge", "columns_pending_writes", "Writes that the next lookup takes in.", "n_columns_pending", "tables"),
+    Family("counter", "ageing_rounds", "Rounds of ageing that were complete.", "series.n_rounds"),
+    Family("counter", "ageing_moved_items", "Items of series that left their records.", "series.n_items_moved"),
+    Family("flag", "ageing_last_failed", "Whether the last round was not complete.", "series.last_error"),
+    Family("gauge", "series_files", "Files of items of series.", "n_files", "series.tiers"),
+    Family("gauge", "series_bytes", "Size of these files.", "n_bytes", "series.tiers"),
+    Family("gauge", "series_items", "Items in them, those of records that are gone too.", "n_items", "series.tiers"),
     Family("flag", "shard_up", "Whether the shard runs.", "is_running", "shards"),
     Family("flag", "shard_takes_writes", "Whether a write goes in without waiting.", "takes_writes", "shards"),
     Family("counter", "shard_restarts", "Times the shard was started again.", "n_restarts", "shards"),

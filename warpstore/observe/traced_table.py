@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from warpstore.column import Column
 from warpstore.record import Record
 from warpstore.scan import Scan
-from warpstore.table import TTL, Key, Table
+from warpstore.table import TTL, Key, Table, Time
 
 if TYPE_CHECKING:
     import asyncio
@@ -71,6 +71,12 @@ class TracedTable(Table[R]):
     async def append(self, key: Key, field: str, item: Any, /) -> None:
         with self._span("append"):
             await super().append(key, field, item)
+
+    async def window(self, key: Key, field: str, since: Time | None = None, until: Time | None = None, /) -> list[Any]:
+        with self._span("window") as span:
+            items = await super().window(key, field, since, until)
+            span.set(_RETURNED, len(items))
+            return items
 
     async def delete(self, key: Key) -> bool:
         with self._span("delete"):

@@ -10,6 +10,7 @@ from warpstore.stored import StoredReader
 from warpstore.verification.block_files import stray_block_files
 from warpstore.verification.file_kind import Advance, Finding
 from warpstore.verification.log_files import LogFiles
+from warpstore.verification.series_files import stray_series_files
 
 
 class SpareFiles:
@@ -30,6 +31,7 @@ class SpareFiles:
             found += _in_folder(stored, layout.lane_directory(lane))
         found += [p for p in _in_folder(stored, layout.checkpoint_directory) if p.endswith(CHECKPOINT_SUFFIX)]
         found += stray_block_files(stored)
+        found += stray_series_files(stored)
         found += _in_folder(stored, f"{stored.path}/dump")
         temporary = f"{stored.path}/{manifests.NAME}.new"
         found += [temporary] if stored.files.exists(temporary) else []

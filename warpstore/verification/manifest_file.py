@@ -38,6 +38,13 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     for number, n in sorted(numbers.items()):
         if n > 1 or not 0 < number < manifest.next_table:
             yield f"the table number {number} is given {n} times, and the next to be given is {manifest.next_table}"
+    for file in manifest.series:
+        if file.tier not in {"ssd", "disk", "archive"} or not 0 < file.number < manifest.next_series:
+            yield f"the file of items {file.number} in {file.tier!r}: the next number is {manifest.next_series}"
+    if len({entry.number for entry in manifest.series}) < len(manifest.series):
+        yield "two files of items have one number"
+    if len({entry.move for entry in manifest.series} - {0}) > 1:
+        yield "more than one move of items is not settled"
     n_shards = len(manifest.shards)
     if not 1 <= n_shards <= SLOTS:
         yield f"there are {n_shards} shards, the limit is {SLOTS}"

@@ -15,12 +15,14 @@ from warpstore.verification.kept_files import QuarantineFiles, SpareFiles
 from warpstore.verification.log_files import LogFiles
 from warpstore.verification.manifest_file import ManifestFile
 from warpstore.verification.rollback_files import RollbackFiles
+from warpstore.verification.series_files import SeriesFileKind
 
 FILE_KINDS: tuple[FileKind, ...] = (
     ManifestFile(),
     LogFiles(),
     CheckpointFiles(),
     BlockFileKind(),
+    SeriesFileKind(),
     RollbackFiles(),
     SpareFiles(),
     QuarantineFiles(),
