@@ -504,6 +504,7 @@ async def test_a_cancelled_backup_lets_go_of_what_it_kept(world: World, tmp_path
 async def test_a_backup_while_the_log_is_recovered_fails_or_is_whole(world: World, tmp_path: Path) -> None:
     async with world.open(User, shards=2) as store:
         await store[User].put_many(users(0, 20))
+        keeper, shards = store._context.lanes[0], dict(store._context.shards)
         world.files.fail("sync", "log/000")
         with pytest.raises(ws.OutcomeUnknownError):
             await store[User].put(User(id="x"))
@@ -511,8 +512,9 @@ async def test_a_backup_while_the_log_is_recovered_fails_or_is_whole(world: Worl
             await store.backup(tmp_path / "copy")
         except (ws.BackupError, ws.UnavailableError):
             pass
-        await until(lambda: all(shard.is_alive for shard in store._context.shards.values()))
-        await until(lambda: all(keeper.lane is not None for keeper in store._context.lanes))
+        context = store._context
+        await until(lambda: context.lanes[0] is not keeper and context.lanes[0].lane is not None)
+        await until(lambda: all(context.shards[i] is not shards[i] and context.shards[i].is_alive for i in shards))
         expected = await collected(store[User].scan())
         await store.backup(tmp_path / "copy")
     assert await restored(tmp_path / "copy") == [expected]
