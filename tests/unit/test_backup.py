@@ -505,6 +505,9 @@ async def test_a_backup_while_the_log_is_recovered_fails_or_is_whole(world: Worl
     async with world.open(User, shards=2) as store:
         await store[User].put_many(users(0, 20))
         keeper, shards = store._context.lanes[0], dict(store._context.shards)
+        lane = keeper.lane
+        assert lane is not None
+        await until(lambda: lane._next.ready is not None)  # or the fault would meet the making of the next segment
         world.files.fail("sync", "log/000")
         with pytest.raises(ws.OutcomeUnknownError):
             await store[User].put(User(id="x"))
