@@ -10,15 +10,13 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
-from wal import Lane, LaneConfig, Replay, Segment, Segments, WalError, log_event, replay
+from wal import Lane, LaneConfig, Replay, Segment, Segments, WalError, log_event
 from warpstore.actor import Actor
 from warpstore.checkpoint import Checkpoint
 from warpstore.errors import CorruptionError
 from warpstore.hot_tier import HotTier
 from warpstore.keys import slot_of, slot_range
-from warpstore.log_error import log_error
+from warpstore.lane_log import replay_lane
 from warpstore.values import split_payload
 
 if TYPE_CHECKING:
@@ -256,12 +254,6 @@ def replay_into(
         FormatVersionError: a newer warpstore wrote it.
     """
     table_of = catalog.table_of_tag()
-    entry = catalog.manifest.lanes[lane]
-
-    held: list[tuple[int, int, list[bytes]]] = []
-
-    def hold(stream: int, lsn: int, payloads: list[bytes]) -> None:
-        held.append((stream, lsn, payloads))
 
     def deliver(stream: int, lsn: int, payloads: list[bytes]) -> None:  # noqa: ARG001
         by_table = tiers[stream]
@@ -271,27 +263,13 @@ def replay_into(
             if table is not None:
                 by_table[table].put(slot_of(key), key, value)
 
-    directory = catalog.lane_directory(lane)
-    try:
-        found = replay(
-            context.files,
-            directory,
-            store_id=catalog.manifest.id_bytes,
-            lane=lane,
-            first=entry.first,
-            last=entry.active or None,
-            until=until,
-            after=[shard.lsn for shard in catalog.manifest.shards],
-            deliver=deliver if with_tail else hold,
-            clean_end=entry.clean_end,
-            streams=frozenset(tiers),
-            on_corruption=context.config.on_corruption,
-        )
-        if not with_tail:
-            tail = {(stream, lsn) for stream, lsn, _ in found.tail}
-            for group in held:
-                if group[:2] not in tail:
-                    deliver(*group)
-    except (WalError, msgspec.MsgspecError, KeyError) as e:
-        raise log_error(e, directory) from e
-    return found
+    return replay_lane(
+        context.files,
+        catalog,
+        lane,
+        deliver,
+        until=until,
+        streams=frozenset(tiers),
+        with_tail=with_tail,
+        on_corruption=context.config.on_corruption,
+    )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
-from wal import FileSystem, WalError, replay
+from wal import FileSystem
 from warpstore.catalog import Catalog
-from warpstore.errors import CorruptionError
+from warpstore.lane_log import replay_lane
 
 
 def read_log(files: FileSystem, catalog: Catalog, take: Callable[[bytes], None]) -> None:
@@ -16,6 +14,7 @@ def read_log(files: FileSystem, catalog: Catalog, take: Callable[[bytes], None])
 
     Raises:
         CorruptionError: the log is damaged.
+        FormatVersionError: a newer warpstore wrote it.
         OSError: reading failed.
     """
 
@@ -23,24 +22,6 @@ def read_log(files: FileSystem, catalog: Catalog, take: Callable[[bytes], None])
         for payload in payloads:
             take(payload)
 
-    for lane, entry in enumerate(catalog.manifest.lanes):
-        if catalog.is_covered(lane):
-            continue
-        directory = catalog.lane_directory(lane)
-        if not files.exists(directory):
-            continue
-        try:
-            replay(
-                files,
-                directory,
-                store_id=catalog.manifest.id_bytes,
-                lane=lane,
-                first=entry.first,
-                last=entry.active or None,
-                after=[shard.lsn for shard in catalog.manifest.shards],
-                deliver=deliver,
-                clean_end=entry.clean_end,
-            )
-        except (WalError, msgspec.MsgspecError) as e:
-            path = getattr(e, "path", directory)
-            raise CorruptionError(str(e), path=path, offset=getattr(e, "offset", 0)) from e
+    for lane in range(len(catalog.manifest.lanes)):
+        if not catalog.is_covered(lane) and files.exists(catalog.lane_directory(lane)):
+            replay_lane(files, catalog, lane, deliver)

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import msgspec
-
-from wal import FileSystem, WalError, replay
+from wal import FileSystem
 from wal.replay import segment_numbers
 from warpstore._native import MemoryPool
 from warpstore.blocks import BlockCache, BlockFiles
@@ -24,7 +22,7 @@ from warpstore.catalog import Catalog
 from warpstore.checkpoint import Checkpoint, CheckpointTable, WouldBlock
 from warpstore.errors import CorruptionError
 from warpstore.keys import HotKey, key_hash, slot_of, slot_range
-from warpstore.log_error import log_error
+from warpstore.lane_log import replay_lane
 from warpstore.stored_table import StoredTable
 from warpstore.values import TOMBSTONE, has_deadline, split_payload
 
@@ -144,8 +142,6 @@ class StoredState:
         is_live: bool,
     ) -> None:
         table_of = layout.table_of_tag()
-        entry = layout.manifest.lanes[lane]
-        directory = layout.lane_directory(lane)
 
         def deliver(stream: int, lsn: int, payloads: list[bytes]) -> None:  # noqa: ARG001
             changes = self._shards[stream].changes
@@ -155,24 +151,9 @@ class StoredState:
                 if table is not None and table in tables and (key is None or found == key):
                     changes.setdefault(table, {})[found] = value
 
-        try:
-            # Beside an owner the log goes on: what it has now is read, also if another segment follows by then.
-            until = max(segment_numbers(files, directory), default=None) if is_live else None
-            replay(
-                files,
-                directory,
-                store_id=layout.manifest.id_bytes,
-                lane=lane,
-                first=entry.first,
-                last=entry.active or None,
-                until=until,
-                after=[shard.lsn for shard in layout.manifest.shards],
-                deliver=deliver,
-                clean_end=entry.clean_end,
-                streams=shards,
-            )
-        except (WalError, msgspec.MsgspecError) as e:
-            raise log_error(e, directory) from e
+        # Beside an owner the log goes on: what it has now is read, also if another segment follows by then.
+        until = max(segment_numbers(files, layout.lane_directory(lane)), default=None) if is_live else None
+        replay_lane(files, layout, lane, deliver, until=until, streams=shards)
 
     def release(self) -> None:
         """Close its checkpoints."""

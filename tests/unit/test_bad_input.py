@@ -307,6 +307,10 @@ async def test_a_store_of_a_newer_format_is_refused(world: World) -> None:
 
 
 async def test_a_log_of_a_newer_format_is_refused_as_newer_and_not_as_damaged(world: World) -> None:
+    class Later(ws.Record, name="user"):
+        id: Annotated[str, ws.Key()]
+        added: str = ""
+
     async with world.open(User) as store:
         await store[User].put(User(id="a"))
     segment = min(Path(world.path, "log/000").glob("*.wal"))
@@ -318,6 +322,8 @@ async def test_a_log_of_a_newer_format_is_refused_as_newer_and_not_as_damaged(wo
         with pytest.raises(ws.FormatVersionError, match="format version 9") as error:
             await world.open(User)
         assert error.value.path == str(segment)
+    with pytest.raises(ws.FormatVersionError, match="format version 9"):
+        ws.migration_plan(world.path, [Later])
     assert segment.read_bytes() == data
 
 

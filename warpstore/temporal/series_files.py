@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -49,13 +49,6 @@ class SeriesFile:
         self.entry = entry
         self.n_pins = 0
         self.reader: SeriesReader | None = None
-
-
-class RunSink(Protocol):
-    """Takes runs in their order."""
-
-    def add(self, run: Run) -> None:
-        """Take a run."""
 
 
 class SeriesFiles:

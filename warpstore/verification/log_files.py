@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from wal import WalError, replay
 from wal.reader import SEGMENT_BYTES_MAX, SegmentReader, read_header
 from wal.replay import Replay, segment_numbers, segment_path
-from warpstore.log_error import log_error
+from warpstore.lane_log import log_error
 from warpstore.manifest import LaneManifest
 from warpstore.stored import StoredReader
 from warpstore.verification.file_kind import Advance, Finding, finding_of
