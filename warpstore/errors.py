@@ -49,7 +49,7 @@ Errors of wal and gpu_kernels are converted to these once, at the boundary, with
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class WarpstoreError(Exception):
@@ -250,6 +250,11 @@ class CorruptionError(OpenError):
     def __init__(self, message: str, *, path: str, offset: int) -> None:
         super().__init__(message, path=path)
         self.offset = offset
+
+    @classmethod
+    def at(cls, path: str, offset: int, what: object) -> Self:
+        """Return the error for damage at an offset of a file; its message names both."""
+        return cls(f"{path}: offset {offset}: {what}", path=path, offset=offset)
 
 
 class BackupError(WarpstoreError):

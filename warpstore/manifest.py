@@ -246,20 +246,20 @@ def read_whole(files: FileSystem, path: str, magic: bytes, kind: type[T], proble
     head, _, body = data.partition(b"\n")
     words = head.split(b" ")
     if len(words) != 3 or words[0] != magic or not words[1].isdigit() or int(words[1][:9]) < 1:
-        raise CorruptionError(f"{path}: offset 0: this is no {magic.decode()}", path=path, offset=0)
+        raise CorruptionError.at(path, 0, f"this is no {magic.decode()}")
     version = int(words[1][:9])
     if version > FORMAT_VERSION:
         message = f"{path}: format version {version}, this warpstore reads up to {FORMAT_VERSION}: upgrade it"
         raise FormatVersionError(message, path=path)
     if words[2] != b"%08x" % crc32c(body):
-        raise CorruptionError(f"{path}: offset 0: the checksum is wrong", path=path, offset=0)
+        raise CorruptionError.at(path, 0, "the checksum is wrong")
     at = len(head) + 1
     try:
         content = msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as e:
-        raise CorruptionError(f"{path}: offset {at}: {e}", path=path, offset=at) from e
+        raise CorruptionError.at(path, at, e) from e
     if wrong := problem(content):
-        raise CorruptionError(f"{path}: offset {at}: {wrong}", path=path, offset=at)
+        raise CorruptionError.at(path, at, wrong)
     return content
 
 

@@ -76,7 +76,7 @@ class BlockFile:
                 raise ValueError("the block file belongs to another store, or has another's name")
         except ValueError as e:
             file.close()
-            raise CorruptionError(f"{path}: offset 0: {e}", path=path, offset=0) from e
+            raise CorruptionError.at(path, 0, e) from e
         except BaseException:
             file.close()
             raise
@@ -111,8 +111,7 @@ class BlockFile:
 
     def damaged(self, offset: int, message: str) -> CorruptionError:
         """Return the error for a block."""
-        path = self._file.path
-        return CorruptionError(f"{path}: offset {offset}: {message}", path=path, offset=offset)
+        return CorruptionError.at(self._file.path, offset, message)
 
     def close(self) -> None:
         """Close the file."""

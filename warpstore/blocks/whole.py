@@ -47,7 +47,7 @@ def verified_crc(files: FileSystem, path: str, *, store_id: bytes, number: int) 
             at += BLOCK_HEADER_BYTES + len(data)
         return int(crc)
     except ValueError as e:
-        raise CorruptionError(f"{path}: offset {at}: {e}", path=path, offset=at) from e
+        raise CorruptionError.at(path, at, e) from e
     finally:
         file.close()
 

@@ -140,7 +140,7 @@ class Checkpoint:
             if shard is not None and directory.shard != shard:
                 raise ValueError(f"the checkpoint belongs to shard {directory.shard}")
         except (ValueError, msgspec.MsgspecError) as e:
-            raise CorruptionError(f"{file.path}: offset {end}: {e}", path=file.path, offset=end) from e
+            raise CorruptionError.at(file.path, end, e) from e
         if directory.version > FORMAT_VERSION:
             message = f"{file.path}: format version {directory.version}, this warpstore reads up to {FORMAT_VERSION}"
             raise FormatVersionError(message, path=file.path)
@@ -355,5 +355,4 @@ class CheckpointTable:
             raise UnavailableError(f"{self._file.path}: offset {offset}: {e}") from e
 
     def _damaged(self, offset: int, message: str) -> CorruptionError:
-        path = self._file.path
-        return CorruptionError(f"{path}: offset {offset}: {message}", path=path, offset=offset)
+        return CorruptionError.at(self._file.path, offset, message)

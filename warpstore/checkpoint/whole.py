@@ -51,7 +51,7 @@ def verified_crc(files: FileSystem, path: str, *, store_id: bytes, shard: int) -
             for parts in _reads(_parts(file, table, salt)):
                 start = parts[0][0]
                 if start != at:
-                    raise _damaged(path, at, "these bytes belong to no part")
+                    raise CorruptionError.at(path, at, "these bytes belong to no part")
                 at = parts[-1][0] + parts[-1][1]
                 data = file.read(at - start, start)
                 crc = extend(crc, data)
@@ -60,12 +60,12 @@ def verified_crc(files: FileSystem, path: str, *, store_id: bytes, shard: int) -
                     if wanted < 0:
                         wanted, part, size = int.from_bytes(part[:4], "little"), part[4:], size - 4
                     if len(part) != size or checksum(salt, place, part) != wanted:
-                        raise _damaged(path, place, "the checksum is wrong")
+                        raise CorruptionError.at(path, place, "the checksum is wrong")
         if at != offset:
-            raise _damaged(path, at, "these bytes belong to no part")
+            raise CorruptionError.at(path, at, "these bytes belong to no part")
         return int(extend(extend(crc, encoded), footer))
     except (ValueError, msgspec.MsgspecError) as e:
-        raise _damaged(path, 0, str(e)) from e
+        raise CorruptionError.at(path, 0, str(e)) from e
     finally:
         file.close()
 
@@ -96,10 +96,6 @@ def _reads(parts: Iterator[_Part]) -> Iterator[list[_Part]]:
         n_bytes += part[1]
     if taken:
         yield taken
-
-
-def _damaged(path: str, offset: int, message: str) -> CorruptionError:
-    return CorruptionError(f"{path}: offset {offset}: {message}", path=path, offset=offset)
 
 
 def give_to_store(file: File, before: bytes, store_id: bytes) -> None:

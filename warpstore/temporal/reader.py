@@ -236,8 +236,7 @@ class SeriesReader:
             raise UnavailableError(f"{self._file.path}: offset {offset}: {e}") from e
 
     def _damaged(self, offset: int, message: str) -> CorruptionError:
-        path = self._file.path
-        return CorruptionError(f"{path}: offset {offset}: {message}", path=path, offset=offset)
+        return CorruptionError.at(self._file.path, offset, message)
 
     def close(self) -> None:
         """Close the file."""
