@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +20,9 @@ class Sizes:
         n_put: Records put in the row put, at least ``n``.
         n_trials: Trials a row.
         n_trials_slow: The same for peers of more than about 20 us a call.
+        n_trials_short: Trials of the rows whose trials are short: single gets and durable puts.
         cap_s: Timed region a trial and contestant, for the rows of single calls.
+        short_s: The same for single gets.
         durable_s: The same for durable puts.
         mixed_s: The same for a YCSB trial.
         batch: Keys of a multi-get or multi-put.
@@ -39,8 +42,10 @@ class Sizes:
     n_put: int = 200_000
     n_trials: int = 5
     n_trials_slow: int = 5
+    n_trials_short: int = 15
     cap_s: float = 0.25
-    durable_s: float = 0.30
+    short_s: float = 0.08
+    durable_s: float = 0.10
     mixed_s: float = 0.15
     batch: int = 10_000
     n_column: int = 10_000_000
@@ -61,7 +66,9 @@ QUICK = Sizes(
     n_put=12_000,
     n_trials=2,
     n_trials_slow=1,
+    n_trials_short=2,
     cap_s=0.025,
+    short_s=0.025,
     durable_s=0.04,
     mixed_s=0.012,
     n_column=250_000,
@@ -79,7 +86,9 @@ TINY = Sizes(
     n_put=300,
     n_trials=1,
     n_trials_slow=1,
+    n_trials_short=1,
     cap_s=0.005,
+    short_s=0.005,
     durable_s=0.005,
     mixed_s=0.005,
     batch=100,
@@ -152,9 +161,18 @@ class Row:
         return None if cell is None else cell.rate
 
     def ratio(self, name: str, *, of: str = OURS) -> float | None:
-        """Return the rate of ``of`` over the rate of ``name``, or None if either is missing."""
+        """Return the rate of ``of`` over the rate of ``name``, or None if either is missing.
+
+        It is the median over the trials of each trial's ratio, so that a slow minute of the machine counts for both;
+        where the two had different numbers of trials, the ratio of their medians.
+        """
         ours, theirs = self.rate(of), self.rate(name)
-        return ours / theirs if ours and theirs else None
+        if not ours or not theirs:
+            return None
+        pairs = list(zip(self.cells[of].rates, self.cells[name].rates, strict=False))
+        if len({len(self.cells[some].rates) for some in (of, name)}) > 1:
+            return ours / theirs
+        return statistics.median(mine / other for mine, other in pairs)
 
     def best(self, names: Sequence[str]) -> str | None:
         """Return which of the names has the highest median rate."""

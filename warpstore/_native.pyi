@@ -177,6 +177,28 @@ class Copier:
     def __call__(self, record: Any, /) -> Any: ...
 
 @final
+class Decoder:
+    """Makes records of a class with plain fields: scalars, and lists and dicts of scalars.
+
+    Args:
+        record_type: The class; one that the collector does not track. Its instances are made without ``__init__``.
+        prefix: What opens every value: the head of its array and the tag.
+        fields: Of each field in stored order: its name and class, of a list also that of the items, of a dict those of
+            the keys and the values.
+        slow: From a value to the record, or to the error; called with what is not as described.
+    """
+
+    def __new__(
+        cls,
+        *,
+        record_type: type,
+        prefix: bytes,
+        fields: tuple[tuple[str | type, ...], ...],
+        slow: Callable[[bytes | memoryview], Any],
+    ) -> Decoder: ...
+    def __call__(self, value: bytes | memoryview, /) -> Any: ...
+
+@final
 class Encoder:
     """Checks and encodes records of a class with plain fields: scalars, and containers of scalars.
 
@@ -376,6 +398,7 @@ class MemoryTable(Generic[_R]):
     Args:
         key_type: Exact type of the table's keys.
         key_bytes: Name of the attribute of a key that is its hot key; None if the key is.
+        key_field: Name of the records' attribute with their key.
         record_type: The class of the records.
         encode: From a record to (slot, hot key, value).
         parse: From a value to a record; its class may be another one with the same layout, see `adopt`.
@@ -392,6 +415,7 @@ class MemoryTable(Generic[_R]):
         *,
         key_type: type,
         key_bytes: str | None,
+        key_field: str,
         record_type: type[_R],
         encode: Callable[[_R], tuple[int, HotKey, bytes]],
         parse: Callable[[bytes], Any],

@@ -26,7 +26,7 @@ from warpstore.explain import explain_value
 from warpstore.generated import EncodeWriter, compile_source, copier, plain_encoder, route_text
 from warpstore.plan import FieldPlan, Plan
 from warpstore.projection import projector
-from warpstore.reading import bare_readers, reader
+from warpstore.reading import bare_readers, plain_reader, reader
 from warpstore.schema import Schema
 
 R = TypeVar("R")
@@ -147,6 +147,10 @@ class Codec(Generic[R]):
         self.decode = reader(plan, tag, plan.schema, self._backend)
         bare = bare_readers(plan, tag)
         self.parse = self.decode if bare is None else bare[0]
+        if bare is not None:
+            plain = plain_reader(plan, tag, self.decode)
+            if plain is not self.decode:
+                self.parse = self.decode = plain
         self._parse_many = None if bare is None else bare[1]
         self.copy = copier(plan, label)
         self._read_key = _key_decoder(plan, tag)
@@ -189,6 +193,7 @@ class Codec(Generic[R]):
         return {
             "key_type": {"str": str, "bytes": bytes, "int": int, "uuid": UUID}[self.plan.key_kind],
             "key_bytes": "bytes" if self.plan.key_kind == "uuid" else None,
+            "key_field": self.plan.key_field,
             "record_type": self.plan.record_type,
             "encode": self.encode,
             "parse": self.parse,

@@ -243,7 +243,7 @@ def plain_encoder(
     fields: list[tuple[str | type, ...]] = []
     for name in plan.stored_fields:
         field = plan.fields[name]
-        classes = _plain_classes(field.kind)
+        classes = plain_classes(field.kind)
         timed = isinstance(field.tier, Temporal) and field.tier.time is not None
         if classes is None or timed or field.computed is not None or field.column is not None:
             return slow
@@ -260,7 +260,7 @@ def plain_encoder(
     )
 
 
-def _plain_classes(kind: Kind) -> tuple[type, ...] | None:
+def plain_classes(kind: Kind) -> tuple[type, ...] | None:
     """Return the exact classes that a value of this kind consists of, or None if that does not describe it."""
     if type(kind) in (Scalar, Float):
         return (kind.cls,)  # type: ignore[attr-defined]

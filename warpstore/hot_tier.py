@@ -283,7 +283,8 @@ class HotTier:
         before = self.checkpoint
         self.checkpoint, self.cold = checkpoint, checkpoint.tables.get(self.table)
         self.revision += 1
-        if before is not None and not set(before.block_numbers) <= set(checkpoint.block_numbers):
+        gone = set() if before is None else set(before.block_numbers) - set(checkpoint.block_numbers)
+        if self.blocks is not None and gone:
             self.clean = [HotMap(self._pool) for _ in self.slots]  # what is split may name a file that goes
             self._changed()
         for i, clean in enumerate(self.clean):

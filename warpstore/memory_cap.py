@@ -175,6 +175,8 @@ class MemoryCaps:
         if cap.pool.n_bytes > limit:
             for tier in self._tiers(cap.tables):
                 tier.forget_pages()
+            if cap is self._store:
+                self.block_cache.evict(cap.pool.n_bytes - limit)
         if cap.pool.n_bytes > limit:
             self._over = cap
             for shard in self._context.shards.values():

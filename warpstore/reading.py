@@ -20,17 +20,19 @@ from typing import Any
 import msgspec
 
 from gpu_kernels import Backend
+from warpstore._native import Decoder
 from warpstore.annotations import Temporal
 from warpstore.batch_computed import BatchFunction
 from warpstore.checks import Source, indented
 from warpstore.errors import IncompatibleSchemaError
 from warpstore.evolution import became, incompatibilities, must_fit
 from warpstore.explain import explain_value
-from warpstore.generated import checked, compile_source
+from warpstore.generated import checked, compile_source, plain_classes
 from warpstore.plan import FieldPlan, Plan
 from warpstore.schema import Schema
 
 Reader = Callable[[bytes | memoryview], Any]
+_DECODED = frozenset({str, bytes, int, float, bool, list, dict})
 
 
 def reader(
@@ -141,6 +143,21 @@ def bare_readers(plan: Plan[Any], tag: int) -> tuple[Reader, Reader] | None:
         return None
     many: Any = list[sibling]  # type: ignore[valid-type]
     return msgspec.msgpack.Decoder(sibling).decode, msgspec.msgpack.Decoder(many).decode
+
+
+def plain_reader(plan: Plan[Any], tag: int, slow: Reader) -> Reader:
+    """Return a `Decoder` if all fields are stored and plain, else ``slow``, the `reader` of the current schema."""
+    config = plan.record_type.__struct_config__
+    fields: list[tuple[str | type, ...]] = []
+    for name in plan.stored_fields:
+        classes = plain_classes(plan.fields[name].kind)
+        if classes is None or not _DECODED.issuperset(classes):
+            return slow
+        fields.append((name, *classes))
+    if len(fields) < len(plan.fields) or config.gc or config.cache_hash:
+        return slow
+    array = msgspec.msgpack.encode([tag, *([None] * len(fields))])
+    return Decoder(record_type=plan.record_type, prefix=array[: -len(fields)], fields=tuple(fields), slow=slow)
 
 
 def _sibling(plan: Plan[Any], tag: int, schema: Schema, names: Mapping[str, str]) -> type[msgspec.Struct]:

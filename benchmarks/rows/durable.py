@@ -92,7 +92,7 @@ async def durable_row(bench: Bench, n_writers: int, row: Row) -> None:
                 entries.append((f"{name}, {n}", (contestant, n)))
     fewer = {entry: bench.fewer[name] for entry, (name, _) in variants.items() if name in bench.fewer}
     try:
-        cells = await interleaved(entries, run, n_trials=sizes.n_trials, fewer=bench.fewer | fewer)
+        cells = await interleaved(entries, run, n_trials=sizes.n_trials_short, fewer=bench.fewer | fewer)
     finally:
         for store in stores.values():
             await close_store(store)

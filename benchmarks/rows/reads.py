@@ -39,13 +39,13 @@ async def gets(bench: Bench, name: str, title: str, choose: Callable[[int, int],
         return await timed_chunks(
             keyed,
             lambda pair: drive.get_each(store, pair[1]),
-            seconds_max=sizes.cap_s,
+            seconds_max=sizes.short_s,
             size=lambda pair: len(pair[0]),
             check=lambda pair, answers: bench.check(pair[0], answers),
         )
 
     row = Row(name, title, "get/s")
-    row.cells = await interleaved(bench.named, run, n_trials=sizes.n_trials, fewer=bench.fewer, warm_fewer=True)
+    row.cells = await interleaved(bench.named, run, n_trials=sizes.n_trials_short, fewer=bench.fewer, warm_fewer=True)
     for contestant_name, taken in latencies.items():
         row.cells[contestant_name].latencies_ns = taken
     return row

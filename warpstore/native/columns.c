@@ -1,5 +1,7 @@
 #include "columns.h"
 
+#include "msgpack.h"
+
 #define RAW_HEAD 5
 #define TICKS 1000000 /* of a second, in a timestamp */
 
@@ -13,13 +15,6 @@ typedef struct {
     Py_ssize_t used;                     /* of data that grows */
 } Column;
 
-/* A number of MessagePack: a whole one (negative, or 64 bits without a sign), or a float. */
-typedef struct {
-    uint64_t bits;
-    double real;
-    char is_real, is_negative;
-} Number;
-
 enum { FITS, NO_VALUE, OUT_OF_RANGE, OTHER_FORM, NO_MEMORY };
 
 static const struct {
@@ -27,51 +22,6 @@ static const struct {
     uint8_t width;
 } WIDTHS[] = {{'b', 1}, {'h', 2}, {'i', 4}, {'q', 8}, {'B', 1}, {'H', 2}, {'I', 4}, {'Q', 8}, {'e', 2},
               {'f', 4}, {'d', 8}, {'t', 8}, {'u', 16}, {'o', 0}, {'s', 0}, {'y', 0}, {'r', 0}, {'-', 0}};
-
-static inline uint64_t big_endian(const uint8_t *at, unsigned n_bytes)
-{
-    uint64_t bits = 0;
-    memcpy((uint8_t *)&bits + 8 - n_bytes, at, n_bytes);
-    return __builtin_bswap64(bits);
-}
-
-/* Take a number. Return what follows it, or NULL if there is none. */
-static const uint8_t *take_number(const uint8_t *at, const uint8_t *end, Number *number)
-{
-    uint8_t format = *at++;
-    *number = (Number){0};
-    if (format < 0x80) {
-        number->bits = format;
-        return at;
-    }
-    if (format >= 0xe0) {
-        number->bits = (uint64_t)(int64_t)(int8_t)format;
-        number->is_negative = 1;
-        return at;
-    }
-    if (format < 0xca || format > 0xd3)
-        return NULL;
-    unsigned n_bytes = format == 0xca ? 4 : format == 0xcb ? 8 : 1u << (format & 3);
-    if ((size_t)(end - at) < n_bytes)
-        return NULL;
-    uint64_t bits = big_endian(at, n_bytes);
-    if (format == 0xca) {
-        uint32_t half = (uint32_t)bits;
-        float real;
-        memcpy(&real, &half, sizeof real);
-        number->real = real;
-        number->is_real = 1;
-    } else if (format == 0xcb) {
-        memcpy(&number->real, &bits, sizeof bits);
-        number->is_real = 1;
-    } else if (format >= 0xd0) {
-        number->bits = (uint64_t)((int64_t)(bits << (64 - 8 * n_bytes)) >> (64 - 8 * n_bytes));
-        number->is_negative = (int64_t)number->bits < 0;
-    } else {
-        number->bits = bits;
-    }
-    return at + n_bytes;
-}
 
 static inline double as_real(const Number *number)
 {
@@ -109,72 +59,6 @@ static inline int put_number(char code, unsigned width, const Number *number, ui
     }
     memcpy(to, &number->bits, width); /* the low bytes come first */
     return FITS;
-}
-
-/* Take the head of a str or bytes. Return where its contents begin, or NULL. */
-static const uint8_t *take_head(const uint8_t *at, const uint8_t *end, int is_text, size_t *size)
-{
-    uint8_t format = *at++;
-    unsigned n_bytes;
-    if (is_text && (format & 0xe0) == 0xa0) {
-        *size = format & 0x1f;
-        n_bytes = 0;
-    } else if (is_text ? format >= 0xd9 && format <= 0xdb : format >= 0xc4 && format <= 0xc6) {
-        n_bytes = 1u << (format - (is_text ? 0xd9 : 0xc4));
-        if ((size_t)(end - at) < n_bytes)
-            return NULL;
-        *size = big_endian(at, n_bytes);
-    } else {
-        return NULL;
-    }
-    at += n_bytes;
-    return (size_t)(end - at) < *size ? NULL : at;
-}
-
-/* Return what follows a value, or NULL if it is cut off. */
-static const uint8_t *skip_value(const uint8_t *at, const uint8_t *end)
-{
-    for (uint64_t left = 1; left; left--) {
-        if (at >= end)
-            return NULL;
-        uint8_t format = *at++;
-        uint64_t body = 0;
-        unsigned n_length = 0;
-        if (format < 0x80 || format >= 0xe0) {
-            continue;
-        } else if (format < 0x90) {
-            left += 2 * (uint64_t)(format & 0x0f);
-        } else if (format < 0xa0) {
-            left += format & 0x0f;
-        } else if (format < 0xc0) {
-            body = format & 0x1f;
-        } else if (format >= 0xc4 && format <= 0xc9) { /* bytes, extensions */
-            n_length = 1u << (format - (format < 0xc7 ? 0xc4 : 0xc7));
-            body = format < 0xc7 ? 0 : 1;
-        } else if (format >= 0xca && format <= 0xd3) {
-            body = format == 0xca ? 4 : format == 0xcb ? 8 : 1u << (format & 3);
-        } else if (format >= 0xd4 && format <= 0xd8) {
-            body = 1 + (1u << (format - 0xd4));
-        } else if (format >= 0xd9 && format <= 0xdb) {
-            n_length = 1u << (format - 0xd9);
-        } else if (format >= 0xdc) { /* arrays and maps of many */
-            unsigned n = format & 1 ? 4 : 2;
-            if ((uint64_t)(end - at) < n)
-                return NULL;
-            left += big_endian(at, n) << (format >= 0xde);
-            at += n;
-        }
-        if (n_length) {
-            if ((uint64_t)(end - at) < n_length)
-                return NULL;
-            body += big_endian(at, n_length);
-            at += n_length;
-        }
-        if ((uint64_t)(end - at) < body)
-            return NULL;
-        at += body;
-    }
-    return at;
 }
 
 /* Take a moment with a time zone: an extension of type -1. Write microseconds since the epoch. */
@@ -249,19 +133,11 @@ static int put_value(Column *column, uint32_t row, const uint8_t **at, const uin
         return column->nullable ? FITS : NO_VALUE;
     }
     if (column->count) {
-        uint32_t n;
-        uint8_t format = *from++;
-        if ((format & 0xf0) == 0x90) {
-            n = format & 0x0f;
-        } else if (format == 0xdc && end - from >= 2) {
-            n = (uint32_t)big_endian(from, 2);
-            from += 2;
-        } else {
+        uint64_t n;
+        from = take_count(from, end, 0, &n);
+        if (from == NULL || n != column->count)
             return NO_VALUE;
-        }
-        if (n != column->count)
-            return NO_VALUE;
-        for (uint32_t i = 0; i < n; i++, to += column->width) {
+        for (uint64_t i = 0; i < n; i++, to += column->width) {
             Number number;
             from = from < end ? take_number(from, end, &number) : NULL;
             if (from == NULL)
@@ -305,12 +181,9 @@ static const uint8_t *take_tag(const uint8_t *at, const uint8_t *end, uint64_t *
     Number number = {0};
     if (at >= end)
         return NULL;
-    uint8_t format = *at++;
-    unsigned n = format == 0xdc ? 2 : format == 0xdd ? 4 : 0;
-    if ((n == 0 && (format & 0xf0) != 0x90) || (size_t)(end - at) < n)
-        return NULL;
-    uint64_t length = n ? big_endian(at, n) : format & 0x0f;
-    at = length && at + n < end ? take_number(at + n, end, &number) : NULL;
+    uint64_t length;
+    at = take_count(at, end, 0, &length);
+    at = at != NULL && length && at < end ? take_number(at, end, &number) : NULL;
     if (at == NULL || number.is_real || number.is_negative)
         return NULL;
     *n_fields = length - 1;

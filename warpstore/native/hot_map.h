@@ -66,21 +66,28 @@ static inline void hot_map_prefetch(const HotMap *map, uint64_t hash, int n_line
                 __builtin_prefetch((const char *)hot_map_value(bucket[i]) + line * LINE_BYTES);
 }
 
-/* Return the key's word, or NULL. */
-static inline uint64_t *hot_map_find(const HotMap *map, const Key *key)
+/* Return the key's word, or NULL. `known`, if it is not NULL, is a value of this key: it is recognised unseen. */
+static inline uint64_t *hot_map_find_known(const HotMap *map, const Key *key, const PyObject *known)
 {
     uint32_t number = (uint32_t)(key->hash >> 8);
     for (uint64_t n = 0; n <= map->mask; n++, number++) { /* evictions may leave every bucket saying so */
         uint64_t *bucket = map->words + (size_t)BUCKET * (number & map->mask);
         for (int i = 0; i < BUCKET; i++) {
-            if (bucket[i] >> TAG_SHIFT == key->hash >> TAG_SHIFT && (bucket[i] & POINTER_MASK) &&
-                key_is_of(key, hot_map_value(bucket[i])))
+            if (bucket[i] >> TAG_SHIFT != key->hash >> TAG_SHIFT || !(bucket[i] & POINTER_MASK))
+                continue;
+            PyObject *value = hot_map_value(bucket[i]);
+            if (value == known || key_is_of(key, value))
                 return &bucket[i];
         }
         if (!(bucket[0] & OVERFLOWN))
             break;
     }
     return NULL;
+}
+
+static inline uint64_t *hot_map_find(const HotMap *map, const Key *key)
+{
+    return hot_map_find_known(map, key, NULL);
 }
 
 /* Return a stored value as Python sees it, borrowed: the tombstone for one of a deleted key. */

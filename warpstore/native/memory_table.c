@@ -10,6 +10,7 @@
 
 #include "memory_table.h"
 
+#include "decoder.h"
 #include "hot_map.h"
 #include "settled.h"
 
@@ -18,6 +19,7 @@
 #define YIELD_BYTES (64 << 10)
 #define WINDOW 16
 #define LINES_AHEAD 7
+#define CREDIT_MAX 15
 
 typedef struct {
     PyObject *maps;    /* tuple of HotMap, newest first; NULL: reads go the long way */
@@ -30,13 +32,17 @@ typedef struct {
 typedef struct {
     PyObject *value; /* the value that was decoded; NULL: nothing is kept */
     PyObject *record;
+    PyObject *key; /* the record's own */
+    uint64_t hash; /* of the key */
     uint64_t seen; /* hash of the last key that was decoded here: the second time in a row it is kept */
+    int credit;    /* reads of other keys that what is kept outlasts; each of its own earns one */
 } Known;
 
 typedef struct {
     PyObject_HEAD
     PyTypeObject *key_type;
     PyObject *key_bytes; /* name of the attribute that gives the hot key; NULL: the key is its own */
+    PyObject *key_field; /* name of the attribute of a record with its key */
     PyTypeObject *record_type;
     PyObject *parse;
     PyObject *parse_many;
@@ -57,6 +63,7 @@ static void forget_known(MemoryTable *self)
     for (uint64_t i = 0; self->known != NULL && i <= self->known_mask; i++) {
         Py_CLEAR(self->known[i].value);
         Py_CLEAR(self->known[i].record);
+        Py_CLEAR(self->known[i].key);
         self->known[i].seen = 0;
     }
 }
@@ -82,13 +89,13 @@ static inline int hot_key(MemoryTable *self, PyObject *object, Key *key)
     return -1;
 }
 
-/* Return the key's newest value in memory, borrowed, or NULL. */
-static inline PyObject *look(MemoryTable *self, const Key *key)
+/* Return the key's newest value in memory, borrowed, or NULL; `known` as in `hot_map_find_known`. */
+static inline PyObject *look_known(MemoryTable *self, const Key *key, const PyObject *known)
 {
     PyObject *maps = self->slots[key_slot(key)].maps;
     if (maps != NULL) {
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(maps); i++) {
-            uint64_t *word = hot_map_find((HotMap *)PyTuple_GET_ITEM(maps, i), key);
+            uint64_t *word = hot_map_find_known((HotMap *)PyTuple_GET_ITEM(maps, i), key, known);
             if (word != NULL) {
                 if (!(*word & REFERENCED))
                     *word |= REFERENCED;
@@ -97,6 +104,11 @@ static inline PyObject *look(MemoryTable *self, const Key *key)
         }
     }
     return NULL;
+}
+
+static inline PyObject *look(MemoryTable *self, const Key *key)
+{
+    return look_known(self, key, NULL);
 }
 
 static PyObject *name_get, *name_put, *name_pause, *name_write;
@@ -117,17 +129,57 @@ static PyObject *none_if_undecodable(MemoryTable *self)
     Py_RETURN_NONE;
 }
 
+/* Bring closer where a key's value is looked up. */
+static inline void prefetch_buckets(MemoryTable *self, const Key *key)
+{
+    PyObject *maps = self->slots[key_slot(key)].maps;
+    for (Py_ssize_t m = 0; maps != NULL && m < PyTuple_GET_SIZE(maps); m++)
+        __builtin_prefetch(hot_map_bucket((const HotMap *)PyTuple_GET_ITEM(maps, m), key->hash));
+}
+
+/* Keep a copy of a record that was decoded from the key's value. Return 0, or -1 with an error. */
+static int keep(MemoryTable *self, Known *known, const Key *key, PyObject *value, PyObject *parsed)
+{
+    PyObject *copied = PyObject_CallOneArg(self->copy, parsed);
+    PyObject *own_key = copied == NULL ? NULL : PyObject_GetAttr(copied, self->key_field);
+    if (own_key == NULL) {
+        Py_XDECREF(copied);
+        return -1;
+    }
+    Py_XSETREF(known->record, copied);
+    Py_XSETREF(known->key, own_key);
+    Py_XSETREF(known->value, Py_NewRef(value));
+    known->hash = key->hash;
+    known->credit = 1;
+    return 0;
+}
+
+/* Return the value that is kept decoded under this key, borrowed, or NULL. */
+static inline PyObject *known_value(const Known *known, const Key *key, PyObject *object)
+{
+    if (known == NULL || known->value == NULL || known->hash != key->hash)
+        return NULL;
+    int same = PyObject_RichCompareBool(known->key, object, Py_EQ);
+    if (same < 0)
+        PyErr_Clear();
+    return same > 0 ? known->value : NULL;
+}
+
 static PyObject *record(MemoryTable *self, PyObject *object)
 {
     Key key;
     if (PyThread_get_thread_ident() != self->thread || --self->reads_left < 0 || hot_key(self, object, &key) < 0)
         Py_RETURN_NONE;
-    PyObject *value = look(self, &key);
-    key_clear(&key);
-    if (value == NULL || !is_ordinary(value))
-        Py_RETURN_NONE;
     Known *known = self->known == NULL ? NULL : &self->known[key.hash >> 8 & self->known_mask];
-    if (known != NULL && known->value == value) {
+    prefetch_buckets(self, &key);
+    PyObject *expected = known_value(known, &key, object);
+    PyObject *value = look_known(self, &key, expected);
+    key_clear(&key);
+    if (value == NULL || (value != expected && !is_ordinary(value)))
+        Py_RETURN_NONE;
+    if (value == expected) {
+        if (known->credit < CREDIT_MAX)
+            known->credit++;
         PyObject *kept = Py_NewRef(known->record);
         PyObject *copied = PyObject_CallOneArg(self->copy, kept);
         Py_DECREF(kept);
@@ -142,17 +194,12 @@ static PyObject *record(MemoryTable *self, PyObject *object)
         return none_if_undecodable(self);
     }
     adopt(parsed, self->record_type);
-    if (known != NULL && known->seen != key.hash) {
+    if (known != NULL && known->credit > 0) {
+        known->credit--;
+    } else if (known != NULL && known->seen != key.hash) {
         known->seen = key.hash;
-    } else if (known != NULL) {
-        PyObject *kept = PyObject_CallOneArg(self->copy, parsed);
-        if (kept == NULL) {
-            Py_DECREF(value);
-            Py_DECREF(parsed);
-            return NULL;
-        }
-        Py_XSETREF(known->record, kept);
-        Py_XSETREF(known->value, Py_NewRef(value));
+    } else if (known != NULL && keep(self, known, &key, value, parsed) < 0) {
+        Py_CLEAR(parsed);
     }
     Py_DECREF(value);
     return parsed;
@@ -185,11 +232,8 @@ static PyObject *writable_value(MemoryTable *self, PyObject *object)
 /* Bring what the lookups of some keys will touch closer, all of them at once instead of one after another. */
 static void look_ahead(MemoryTable *self, const Key *keys, int n)
 {
-    for (int i = 0; i < n; i++) {
-        PyObject *maps = self->slots[key_slot(&keys[i])].maps;
-        for (Py_ssize_t m = 0; maps != NULL && m < PyTuple_GET_SIZE(maps); m++)
-            __builtin_prefetch(hot_map_bucket((const HotMap *)PyTuple_GET_ITEM(maps, m), keys[i].hash));
-    }
+    for (int i = 0; i < n; i++)
+        prefetch_buckets(self, &keys[i]);
     for (int i = 0; i < n; i++) {
         PyObject *maps = self->slots[key_slot(&keys[i])].maps;
         for (Py_ssize_t m = 0; maps != NULL && m < PyTuple_GET_SIZE(maps); m++)
@@ -279,21 +323,49 @@ static PyObject *gathered(MemoryTable *self, PyObject *keys)
     return _PyBytes_Resize(&array, used) < 0 ? NULL : array;
 }
 
+/* As `parse_many` of what `gathered` gives, by a decoder that takes each value where it lies. */
+static PyObject *decoded_each(MemoryTable *self, PyObject *keys)
+{
+    Py_ssize_t n = PyList_GET_SIZE(keys);
+    PyObject *found = PyList_New(n);
+    for (Py_ssize_t start = 0; found != NULL && start < n; start += WINDOW) {
+        PyObject *values[WINDOW];
+        int size = window_at(start, n);
+        if (look_window(self, &PyList_GET_ITEM(keys, start), size, values) < 0) {
+            Py_DECREF(found);
+            Py_RETURN_NONE;
+        }
+        for (int i = 0; i < size; i++) {
+            PyObject *value = Py_NewRef(values[i]), *parsed = decoder_record(self->parse, value);
+            Py_DECREF(value);
+            if (parsed == NULL) {
+                Py_CLEAR(found);
+                break;
+            }
+            PyList_SET_ITEM(found, start + i, parsed);
+        }
+    }
+    return found;
+}
+
 static PyObject *records(MemoryTable *self, PyObject *keys)
 {
     if (PyThread_get_thread_ident() != self->thread || !PyList_CheckExact(keys) || self->parse_many == NULL)
         Py_RETURN_NONE;
-    PyObject *array = gathered(self, keys);
+    int by_decoder = Py_IS_TYPE(self->parse, &Decoder_Type);
+    PyObject *array = by_decoder ? Py_NewRef(keys) : gathered(self, keys);
     if (array == NULL || array == Py_None)
         return array;
     /* The collector would find nothing in what is being made. */
     int collecting = PyGC_Disable();
-    PyObject *parsed = PyObject_CallOneArg(self->parse_many, array);
+    PyObject *parsed = by_decoder ? decoded_each(self, keys) : PyObject_CallOneArg(self->parse_many, array);
     if (collecting)
         PyGC_Enable();
     Py_DECREF(array);
     if (parsed == NULL)
         return none_if_undecodable(self);
+    if (parsed == Py_None)
+        return parsed;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(parsed); i++)
         adopt(PyList_GET_ITEM(parsed, i), self->record_type);
     return parsed;
@@ -492,13 +564,13 @@ static PyObject *none_as_null(PyObject *object)
 
 static int init(MemoryTable *self, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"key_type", "key_bytes", "record_type", "encode", "parse", "parse_many", "copy",
+    static char *names[] = {"key_type", "key_bytes", "key_field", "record_type", "encode", "parse", "parse_many", "copy",
                             "decode_error", "n_known", "puts_at_once", "ephemeral", NULL};
-    PyObject *key_type, *key_bytes, *record_type, *encode, *parse, *parse_many, *copy, *decode_error, *ephemeral;
+    PyObject *key_type, *key_bytes, *key_field, *record_type, *encode, *parse, *parse_many, *copy, *decode_error, *ephemeral;
     int puts_at_once;
     Py_ssize_t n_known;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$O!OO!OOOOOnpO:MemoryTable", names, &PyType_Type, &key_type,
-                                     &key_bytes, &PyType_Type, &record_type, &encode, &parse, &parse_many, &copy,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$O!OUO!OOOOOnpO:MemoryTable", names, &PyType_Type, &key_type,
+                                     &key_bytes, &key_field, &PyType_Type, &record_type, &encode, &parse, &parse_many, &copy,
                                      &decode_error, &n_known, &puts_at_once, &ephemeral))
         return -1;
     if (n_known < 0 || n_known > 1 << 24) {
@@ -512,6 +584,7 @@ static int init(MemoryTable *self, PyObject *args, PyObject *keywords)
     self->encode = Py_NewRef(encode);
     self->key_type = (PyTypeObject *)Py_NewRef(key_type);
     self->key_bytes = none_as_null(key_bytes);
+    self->key_field = Py_NewRef(key_field);
     self->record_type = (PyTypeObject *)Py_NewRef(record_type);
     self->parse = Py_NewRef(parse);
     self->parse_many = none_as_null(parse_many);
@@ -569,6 +642,7 @@ static int clear(MemoryTable *self)
 {
     Py_CLEAR(self->key_type);
     Py_CLEAR(self->key_bytes);
+    Py_CLEAR(self->key_field);
     Py_CLEAR(self->record_type);
     Py_CLEAR(self->parse);
     Py_CLEAR(self->parse_many);

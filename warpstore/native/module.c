@@ -5,6 +5,7 @@
 #include "chunked.h"
 #include "columns.h"
 #include "copier.h"
+#include "decoder.h"
 #include "elements.h"
 #include "encoder.h"
 #include "hot_map.h"
@@ -133,8 +134,9 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__native(void)
 {
-    if (hot_map_ready() < 0 || memory_pool_ready() < 0 || memory_table_ready() < 0 || settled_ready() < 0 || rows_ready() < 0 ||
-        chunked_ready() < 0 || copier_ready() < 0 || encoder_ready() < 0 || batch_future_ready() < 0)
+    if (hot_map_ready() < 0 || memory_pool_ready() < 0 || memory_table_ready() < 0 || settled_ready() < 0 ||
+        rows_ready() < 0 || chunked_ready() < 0 || copier_ready() < 0 || decoder_ready() < 0 || encoder_ready() < 0 ||
+        batch_future_ready() < 0)
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (module != NULL &&
@@ -142,6 +144,7 @@ PyMODINIT_FUNC PyInit__native(void)
          PyModule_AddType(module, &Rows_Type) < 0 || PyModule_AddType(module, &ChunkedIterator_Type) < 0 ||
          PyModule_AddType(module, &Copier_Type) < 0 || PyModule_AddType(module, &Encoder_Type) < 0 ||
          PyModule_AddType(module, &BatchFuture_Type) < 0 || PyModule_AddType(module, &MemoryPool_Type) < 0 ||
+         PyModule_AddType(module, &Decoder_Type) < 0 ||
          PyModule_AddIntMacro(module, DONE) < 0 || PyModule_AddIntMacro(module, PAUSE) < 0 ||
          PyModule_AddIntMacro(module, LONG_WAY) < 0))
         Py_CLEAR(module);
