@@ -23,10 +23,10 @@ demo: $(VENV)/.installed-demo
 	@$(BIN)/python -m warpstore.demo $(ARGS)
 
 test: $(VENV)/.installed-dev $(VENV)/.installed-demo
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.installed-dev $(VENV)/.installed-demo
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: lint types layers native cuda
 	@echo "check: all passed"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.ids import shown
 from tests.support.virtual_loop import virtual
 from tests.support.worlds import User, turns, world_in
 from warpstore._native import BatchFuture
@@ -338,7 +339,7 @@ async def test_a_timeout_is_raised_once_the_batch_is_done() -> None:
         await future
 
 
-@pytest.mark.parametrize("error", [None, ZeroDivisionError("x")], ids=repr)
+@pytest.mark.parametrize("error", [None, ZeroDivisionError("x")], ids=shown)
 @virtual
 async def test_a_cancelled_waiter_hears_of_it_once_the_batch_is_done(error: Exception | None) -> None:
     future = new()
@@ -481,7 +482,7 @@ class Stop(StopIteration):
 
 
 @pytest.mark.parametrize(
-    "wrong", [None, 5, "text", ZeroDivisionError, StopIteration(), StopIteration(5), Stop(), StopIteration], ids=repr
+    "wrong", [None, 5, "text", ZeroDivisionError, StopIteration(), StopIteration(5), Stop(), StopIteration], ids=shown
 )
 async def test_what_cannot_be_raised_in_a_waiter_is_refused_and_settles_nothing(wrong: Any) -> None:
     future = new()
@@ -1206,7 +1207,7 @@ def test_what_is_thrown_into_the_steps_comes_out(thrown: tuple[Any, ...], begun:
     assert raised.value.args in {(), ("x",)}
 
 
-@pytest.mark.parametrize("thrown", [(), (5,), (int,), (None,), (ZeroDivisionError, 1, None, 2)], ids=repr)
+@pytest.mark.parametrize("thrown", [(), (5,), (int,), (None,), (ZeroDivisionError, 1, None, 2)], ids=shown)
 def test_only_an_exception_is_thrown_into_the_steps(thrown: tuple[Any, ...]) -> None:
     with pytest.raises(TypeError):
         of_no_loop().__await__().throw(*thrown)

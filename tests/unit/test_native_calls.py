@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 import warpstore as ws
+from tests.support.ids import shown
 from tests.support.worlds import User, World, turns, users, world_in
 from warpstore._native import DONE, LONG_WAY, ChunkedIterator, HotMap, MemoryTable, slot_of
 from warpstore.record import plan_of
@@ -103,7 +104,7 @@ async def test_a_closed_call_is_over(table: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "thrown", [(ZeroDivisionError("x"),), (ZeroDivisionError,), (ZeroDivisionError, "x")], ids=repr
+    "thrown", [(ZeroDivisionError("x"),), (ZeroDivisionError,), (ZeroDivisionError, "x")], ids=shown
 )
 async def test_what_is_thrown_into_a_call_comes_out(thrown: Any, table: Any) -> None:
     await table.put(User(id="a"))
@@ -392,7 +393,7 @@ async def test_a_table_that_was_not_initialised_goes_the_long_way() -> None:
         ({"ephemeral": object()}, AttributeError),
         ({"unknown": 1}, TypeError),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_table_of_wrong_parts_is_refused(changes: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
@@ -457,14 +458,14 @@ async def test_a_table_in_a_cycle_is_collected_with_all_it_holds(n_known: int) -
         (0, ({},), None, repr, None, None),
         (0, None, (), repr, None, None),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_slot_of_wrong_parts_is_refused(wrong: Any) -> None:
     with pytest.raises(TypeError):
         made_table()._set_slot(*wrong)
 
 
-@pytest.mark.parametrize("encoded", [None, (), (1, "a"), (1, "a", "text"), (1, "a", b""), [1, "a", b"v"]], ids=repr)
+@pytest.mark.parametrize("encoded", [None, (), (1, "a"), (1, "a", "text"), (1, "a", b""), [1, "a", b"v"]], ids=shown)
 async def test_an_encoded_record_of_another_form_is_refused(encoded: Any) -> None:
     table = made_table(encode=lambda record: encoded)
     with pytest.raises(TypeError, match="an encoded record is"):

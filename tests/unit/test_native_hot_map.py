@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.ids import shown
 from warpstore._native import HotMap, MemoryPool, scatter, set_values, slot_of
 from warpstore.values import TOMBSTONE, tombstone, with_deadline
 
@@ -307,7 +308,7 @@ def test_random_bytes_are_a_value_or_a_value_error(data: bytes) -> None:
     assert isinstance(key, str | bytes | int)
 
 
-@pytest.mark.parametrize("bad", ["text", None, bytearray(b"\x92\x01\xa1a"), 5, memoryview(b"\x92\x01\xa1a")], ids=repr)
+@pytest.mark.parametrize("bad", ["text", None, bytearray(b"\x92\x01\xa1a"), 5, memoryview(b"\x92\x01\xa1a")], ids=shown)
 def test_a_value_is_exactly_bytes(bad: Any) -> None:
     with pytest.raises(TypeError):
         HotMap().set("a", bad)
@@ -450,7 +451,7 @@ def test_a_value_whose_key_is_over_4_kib_is_refused() -> None:
         set_values([HotMap() for _ in range(256)], 0, [value("x" * 4097)])
 
 
-@pytest.mark.parametrize("arguments", [((), 0, []), ([], 0, ()), ([], "0", []), ([], 0), ([], 2**70, [])], ids=repr)
+@pytest.mark.parametrize("arguments", [((), 0, []), ([], 0, ()), ([], "0", []), ([], 0), ([], 2**70, [])], ids=shown)
 def test_set_values_takes_maps_a_slot_and_values(arguments: Any) -> None:
     with pytest.raises(TypeError):
         set_values(*arguments)
@@ -467,7 +468,7 @@ def test_records_are_scattered_by_slot() -> None:
 
 
 @pytest.mark.parametrize(
-    "encoded", [None, (1, "a"), [1, "a", b""], (256, "a", b""), (-1, "a", b""), ("1", "a", b"")], ids=repr
+    "encoded", [None, (1, "a"), [1, "a", b""], (256, "a", b""), (-1, "a", b""), ("1", "a", b"")], ids=shown
 )
 def test_an_encoder_that_gives_no_slot_key_and_value_is_refused(encoded: Any) -> None:
     with pytest.raises(TypeError):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.ids import shown
 from warpstore._native import HotMap, Rows, merge, slot_of
 from warpstore.values import TOMBSTONE, tombstone, with_deadline
 
@@ -153,7 +154,7 @@ except (ValueError, OverflowError):
 @pytest.mark.parametrize(
     "arguments",
     [(), (b"",), (bytearray(8), [8]), (memoryview(bytes(8)), [8]), (bytes(8), (8,)), (bytes(8), [-8]), (b"", [""])],
-    ids=str,
+    ids=shown,
 )
 def test_of_blocks_takes_bytes_and_their_sizes(arguments: Any) -> None:
     with pytest.raises((TypeError, OverflowError)):
@@ -282,7 +283,7 @@ def test_between_keeps_what_lies_between(kind: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("bound", [True, 1.5, bytearray(b"a"), [], HotMap], ids=repr)
+@pytest.mark.parametrize("bound", [True, 1.5, bytearray(b"a"), [], HotMap], ids=shown)
 def test_a_bound_is_a_key(bound: Any) -> None:
     rows = rows_of([value("a")])
     for start, stop in ((bound, None), (None, bound)):
@@ -427,7 +428,7 @@ def test_only_merged_rows_are_an_array() -> None:
             rows.array()
 
 
-@pytest.mark.parametrize("bounds", [(None, "b"), ("b", None), (None, "")], ids=repr)
+@pytest.mark.parametrize("bounds", [(None, "b"), ("b", None), (None, "")], ids=shown)
 def test_merged_rows_that_were_narrowed_are_no_array_of_all(bounds: Any) -> None:
     merged = merge([rows_of([value("a"), value("b")])], 10, False)
     merged.between(*bounds)
@@ -491,7 +492,7 @@ def test_random_rows_merge_or_are_a_value_error(values: list[bytes], reverse: bo
         ([], -1, False),
         ([], 2**70, 0),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_merge_takes_rows_a_limit_and_a_direction(arguments: Any) -> None:
     with pytest.raises((TypeError, OverflowError)):

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.ids import shown
 from warpstore import codec as codec_module
 from warpstore._native import Copier, Encoder, adopt, all_of, as_f4, in_order, pairs_of, slot_of
 from warpstore.annotations import Key
@@ -114,7 +115,7 @@ def test_a_number_out_of_the_range_of_32_bits_is_an_overflow(number: float) -> N
         struct.pack("<f", number)
 
 
-@pytest.mark.parametrize("bad", ["1", None, [], 1j], ids=repr)
+@pytest.mark.parametrize("bad", ["1", None, [], 1j], ids=shown)
 def test_what_is_no_number_is_not_rounded(bad: Any) -> None:
     with pytest.raises(TypeError):
         as_f4(bad)
@@ -523,7 +524,7 @@ def test_what_is_not_as_declared_or_too_long_goes_to_the_slow_function() -> None
         ({"fields": ((5, str),)}, TypeError),
         ({"bytes_max": None}, TypeError),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_an_encoder_of_wrong_parts_is_refused(changes: Any, error: type[Exception]) -> None:
     with pytest.raises(error):

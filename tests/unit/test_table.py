@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 import warpstore as ws
+from tests.support.ids import shown
 from tests.support.worlds import MODES, Blob, Named, Reading, Token, User, World, collected, turns, users, world_in
 from warpstore.table import Table
 
@@ -570,7 +571,7 @@ async def test_a_put_without_ttl_ends_it_and_a_change_keeps_it(table: Table[User
     assert [u.id for u in await collected(table.scan())] == ["u0000", "u0001"]
 
 
-@pytest.mark.parametrize("ttl", ["soon", -1, [], float("nan")], ids=repr)
+@pytest.mark.parametrize("ttl", ["soon", -1, [], float("nan")], ids=shown)
 async def test_a_ttl_that_is_no_length_of_time_is_refused(ttl: Any, table: Table[User]) -> None:
     for call in (table.put(User(id="a"), ttl=ttl), table.insert(User(id="a"), ttl=ttl), table.put_many([], ttl=ttl)):
         with pytest.raises(ws.ValidationError, match="ttl") as error:

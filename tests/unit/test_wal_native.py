@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.ids import shown
 from wal._native import pack_checked
 from wal.format import FRAME_HEADER_BYTES, Kind, SegmentHeader, pack_frame, unpack_frame_header, unpack_payloads
 
@@ -65,7 +66,7 @@ def test_what_was_packed_is_read_back() -> None:
     assert unpack_payloads(found, body) == payloads
 
 
-@pytest.mark.parametrize("bad", ["text", None, bytearray(b"x"), memoryview(b"x"), 5, Payload(b"x")], ids=repr)
+@pytest.mark.parametrize("bad", ["text", None, bytearray(b"x"), memoryview(b"x"), 5, Payload(b"x")], ids=shown)
 @pytest.mark.parametrize("at", [0, 1, 20])
 def test_a_payload_that_is_no_bytes_is_refused(bad: Any, at: int) -> None:
     payloads = [b"a"] * 20
@@ -75,7 +76,7 @@ def test_a_payload_that_is_no_bytes_is_refused(bad: Any, at: int) -> None:
             pack_checked(1, 0, 0, 0, several)
 
 
-@pytest.mark.parametrize("payloads", [None, b"abc", {b"a": 1}, iter([b"a"]), {b"a"}], ids=repr)
+@pytest.mark.parametrize("payloads", [None, b"abc", {b"a": 1}, iter([b"a"]), {b"a"}], ids=shown)
 def test_payloads_come_in_a_list_or_tuple(payloads: Any) -> None:
     with pytest.raises(TypeError, match="payloads in a list"):
         pack_checked(1, 0, 0, 0, payloads)
@@ -95,7 +96,7 @@ def test_payloads_come_in_a_list_or_tuple(payloads: Any) -> None:
         (0, 0, 2**64, 0),
         (0, 0, 0, 2**64),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_number_that_does_not_fit_its_place_is_a_value_error(numbers: tuple[int, int, int, int]) -> None:
     with pytest.raises(ValueError):
