@@ -4,6 +4,7 @@
 payload is bytes, a stream is a number.
 """
 
+from wal import aio  # noqa: F401 - `files` asks for it when a log is opened: reading a module then would take its time
 from wal.errors import LogClosedError, LogCorruptError, LogFormatError, LogFullError, LogPoisonedError, WalError
 from wal.events import error_words, log_event
 from wal.files import DurableWriter, File, FileSystem, Lock, OsFileSystem

@@ -176,7 +176,7 @@ async def run(folder: Path, chain: list[Shape], checkpoints: list[bool], migrate
             assert await collected(store[last].scan()) == lazily
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(
     chain=chains(),
     checkpoints=st.lists(st.booleans(), min_size=5, max_size=5),

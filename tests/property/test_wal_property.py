@@ -117,7 +117,7 @@ sector_changes = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(st.integers(0, 1 << 32), st.integers(1, 12), sector_changes)
 def test_damaged_sectors_never_give_a_wrong_record(
     seed: int, n_groups: int, changes: list[tuple[str, int, int]]
