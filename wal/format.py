@@ -207,7 +207,7 @@ def frame_bytes(payloads: Sequence[bytes]) -> int:
     body_bytes = 4 * len(payloads) + sum(map(len, payloads))
     if body_bytes > FRAME_BYTES_MAX:
         raise ValueError(f"a group of {body_bytes} bytes is too large, the limit is {FRAME_BYTES_MAX}")
-    return sectors(FRAME_HEADER_BYTES + body_bytes)
+    return (FRAME_HEADER_BYTES + body_bytes + SECTOR_BYTES - 1) & -SECTOR_BYTES
 
 
 def unpack_frame_header(header: SegmentHeader, data: bytes, at: int = 0) -> FrameHeader | None:
@@ -254,7 +254,7 @@ def unpack_payloads(frame: FrameHeader, body: bytes) -> list[bytes]:
 
 
 def _seed(header: SegmentHeader, offset: int) -> int:
-    return int(value(_SEED.pack(header.salt, position(header.number, offset))))
+    return int(value(_SEED.pack(header.salt, header.number << OFFSET_BITS | offset)))
 
 
 _KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}

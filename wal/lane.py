@@ -185,7 +185,8 @@ class Lane:
             return
         stream.asked = True
         self._ready.append(stream)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
 
     def _schedule(self) -> None:
         if not self._scheduled and not self._busy and not self._stalled:
@@ -210,7 +211,8 @@ class Lane:
                 self._commit(groups)
         if self._cuts and self._sync is not None:
             self._cut()
-        self._wake_idle()
+        if self._idle_waiters:
+            self._wake_idle()
 
     def _drain(self) -> list[_Group]:
         self._n_drains += 1
@@ -226,7 +228,7 @@ class Lane:
     def _commit(self, groups: list[_Group]) -> None:
         """Write as many of the groups as fit into the segment; hold the others for the turn after it."""
         segment = self._active
-        room = segment.room() - _RESERVED_BYTES
+        room = segment.header.segment_bytes - segment.offset - _RESERVED_BYTES
         buffers: list[bytes] = []
         offset = segment.offset
         n = 0
@@ -293,7 +295,7 @@ class Lane:
         self._n_commits += 1
         if self._failed(error):
             return
-        if _is_no_space(error):
+        if error is not None and _is_no_space(error):
             self._undo(groups, error)
             return
         self._active.offset += n_bytes
@@ -316,7 +318,8 @@ class Lane:
             wake = stream.owner.on_durable(stream.lsn_durable)
             if wake is not None:
                 wakes.append(wake)
-        self._wake_idle()
+        if self._idle_waiters:
+            self._wake_idle()
         waiting = iter(wakes)
         try:
             for wake in waiting:

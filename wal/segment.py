@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from wal.files import File, FileSystem
 from wal.format import (
     HEADER_BYTES,
+    OFFSET_BITS,
     Kind,
     SegmentHeader,
     frame_bytes,
     pack_frame,
     pack_segment_header,
-    position,
     sectors,
 )
 from wal.replay import SEGMENT_SUFFIX, segment_numbers, segment_path
@@ -56,7 +56,7 @@ class Segment:
     @property
     def end(self) -> int:
         """The position where the next frame goes."""
-        return position(self.header.number, self.offset)
+        return self.header.number << OFFSET_BITS | self.offset
 
     def room(self) -> int:
         """Bytes that are left."""
