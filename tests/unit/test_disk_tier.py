@@ -22,6 +22,7 @@ from warpstore.blocks import BlockCache, BlockFiles, block_path
 from warpstore.checkpoint import CheckpointJob, CheckpointResult, TableJob, apart
 from warpstore.checkpoint.apart import SetApart
 from warpstore.checkpoint.job import ShardJob, run_job
+from warpstore.hot_tier import HotTier
 from warpstore.parts import PartPlan, is_split_value, parts_of, places_of
 from warpstore.record import plan_of
 from warpstore.shard import Shard
@@ -850,3 +851,24 @@ async def test_pools_count_nothing_more_when_a_store_is_closed(world: World) -> 
     await store.close()
     assert blocks.numbers == set()
     assert caps.block_cache.n_bytes == 0
+
+
+# What another table's block files mean for a table without any
+
+
+async def test_a_block_file_that_goes_takes_no_records_of_other_tables_out_of_memory(world: World) -> None:
+    async with world.open(Text, Plain, gpu="off") as store:
+        await store[Plain].put_many([Plain(id=key(i), text=text(i, 20)) for i in range(40)])
+        await store[Text].put_many([Text(id=key(i), text=text(i, 120)) for i in range(60)])
+        await store.checkpoint()
+        before = {name for tier in store._context.tiers("text") for name in blocks_of(tier)}
+        await store[Text].put_many([rewritten(i) for i in range(60)])
+        await store.checkpoint()
+        assert before - {name for tier in store._context.tiers("text") for name in blocks_of(tier)}
+        assert sum(len(clean) for tier in store._context.tiers("plain") for clean in tier.clean) == 40
+        assert sum(len(clean) for tier in store._context.tiers("text") for clean in tier.clean) == 0
+
+
+def blocks_of(tier: HotTier) -> tuple[int, ...]:
+    assert tier.checkpoint is not None
+    return tuple(tier.checkpoint.block_numbers)

@@ -44,6 +44,13 @@ class Vital(ws.Record):
     text: Annotated[str, ws.Memory(priority="critical")] = ""
 
 
+class Distant(ws.Record):
+    """A record with a field on disk."""
+
+    id: Annotated[str, ws.Key()]
+    text: Annotated[str, ws.Disk(compression="none")] = ""
+
+
 class Mixed(ws.Record):
     """A record whose fields differ in priority."""
 
@@ -828,3 +835,16 @@ async def test_no_cap_counts_and_holds_nothing(world: World) -> None:
         assert caps(store).n_bytes - caps(store).dirty_bytes == 1024 * DECODED_BYTES
         assert checkpointer(store).n_done == 0
         assert store._context.on_growth is None
+
+
+async def test_cached_blocks_leave_before_writers_wait(world: World) -> None:
+    async with world.open(Distant, Vital, ram=CAP, block_cache_bytes=CAP // 4) as store:
+        for i in range(100):
+            await store[Distant].put(Distant(id=key(i), text=text(i)))
+        await store.checkpoint()
+        assert [(await store[Distant].get(key(i))).text for i in range(100)] == [text(i) for i in range(100)]
+        assert caps(store).block_cache.n_bytes > 0
+        n = await fill(store[Vital], Vital, 400)
+        assert 0 < n < 400
+        assert caps(store).block_cache.n_bytes == 0
+        assert n * len(text(0)) > 0.8 * CAP
