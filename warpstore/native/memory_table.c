@@ -189,6 +189,7 @@ static PyObject *record(MemoryTable *self, PyObject *object)
         return copied;
     }
     if (expected != NULL) { /* the record was replaced: what is kept will not be read again */
+        Py_CLEAR(known->value);
         known->credit = 0;
         known->seen = 0;
     }
