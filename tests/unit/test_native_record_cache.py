@@ -302,7 +302,9 @@ def test_values_that_are_replaced_while_records_are_decoded_stay_whole() -> None
     kept: list[bytes] = []
     cached = many(slow)
     for user in before:
-        cached.young.set(user.id, slow_value(user) if user.n == 0 else cached.codec.encode(user)[2])
+        value = slow_value(user) if user.n == 0 else cached.codec.encode(user)[2]
+        cached.young.set(user.id, bytes(memoryview(value)))  # of the interpreter's allocator, as `kept` is
+        del value
     found = cached.table._records([user.id for user in before])
     assert found[:16] == before[:16]
     assert [user.n for user in found[16:]] == [-1] * 24
