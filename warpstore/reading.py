@@ -156,6 +156,8 @@ def plain_reader(plan: Plan[Any], tag: int, slow: Reader) -> Reader:
         fields.append((name, *classes))
     if len(fields) < len(plan.fields) or config.gc or config.cache_hash:
         return slow
+    if hasattr(plan.record_type, "__del__"):  # it would see records that are not whole
+        return slow
     array = msgspec.msgpack.encode([tag, *([None] * len(fields))])
     return Decoder(record_type=plan.record_type, prefix=array[: -len(fields)], fields=tuple(fields), slow=slow)
 

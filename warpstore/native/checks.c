@@ -2,6 +2,10 @@
 
 #include <math.h>
 
+#if PY_VERSION_HEX >= 0x030d0000 /* exported as before, but declared for the interpreter only */
+int _PySet_NextEntry(PyObject *set, Py_ssize_t *at, PyObject **item, Py_hash_t *hash);
+#endif
+
 PyObject *item_not_of(PyObject *container, PyTypeObject *cls)
 {
     PyObject *item;

@@ -168,10 +168,9 @@ static PyObject *decoded(Decoder *self, const uint8_t *at, const uint8_t *end)
     if (end - at < n_prefix || memcmp(at, PyBytes_AS_STRING(self->prefix), (size_t)n_prefix) != 0)
         return NULL;
     at += n_prefix;
-    PyObject *record = PyObject_New(PyObject, self->record_type);
+    PyObject *record = self->record_type->tp_alloc(self->record_type, 0);
     if (record == NULL)
         return NULL;
-    memset((char *)record + sizeof *record, 0, (size_t)self->record_type->tp_basicsize - sizeof *record);
     for (Py_ssize_t i = 0; i < self->n; i++) {
         const Field *field = &self->fields[i];
         PyObject *value = NULL;
@@ -264,6 +263,10 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "$O!O!O!O:Decoder", names, &PyType_Type, &record_type,
                                      &PyBytes_Type, &prefix, &PyTuple_Type, &fields, &slow))
         return NULL;
+    if (PyTuple_GET_SIZE(fields) == 0) {
+        PyErr_SetString(PyExc_ValueError, "a decoder has at least the key's field");
+        return NULL;
+    }
     if (PyType_IS_GC((PyTypeObject *)record_type)) {
         PyErr_SetString(PyExc_TypeError, "a decoder's class is one that the collector does not track");
         return NULL;
@@ -275,7 +278,7 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     self->record_type = (PyTypeObject *)Py_NewRef(record_type);
     self->prefix = Py_NewRef(prefix);
     self->slow = Py_NewRef(slow);
-    self->fields = PyMem_Calloc((size_t)PyTuple_GET_SIZE(fields) + 1, sizeof *self->fields);
+    self->fields = PyMem_Calloc((size_t)PyTuple_GET_SIZE(fields), sizeof *self->fields);
     if (self->fields == NULL) {
         Py_DECREF(self);
         return PyErr_NoMemory();

@@ -65,6 +65,7 @@ static void forget_known(MemoryTable *self)
         Py_CLEAR(self->known[i].record);
         Py_CLEAR(self->known[i].key);
         self->known[i].seen = 0;
+        self->known[i].credit = 0;
     }
 }
 
@@ -146,11 +147,11 @@ static int keep(MemoryTable *self, Known *known, const Key *key, PyObject *value
         Py_XDECREF(copied);
         return -1;
     }
-    Py_XSETREF(known->record, copied);
-    Py_XSETREF(known->key, own_key);
-    Py_XSETREF(known->value, Py_NewRef(value));
-    known->hash = key->hash;
-    known->credit = 1;
+    Known before = *known; /* whose end may run code that reads the table */
+    *known = (Known){Py_NewRef(value), copied, own_key, key->hash, before.seen, 1};
+    Py_XDECREF(before.value);
+    Py_XDECREF(before.record);
+    Py_XDECREF(before.key);
     return 0;
 }
 
@@ -159,10 +160,12 @@ static inline PyObject *known_value(const Known *known, const Key *key, PyObject
 {
     if (known == NULL || known->value == NULL || known->hash != key->hash)
         return NULL;
-    int same = PyObject_RichCompareBool(known->key, object, Py_EQ);
+    PyObject *value = known->value, *own_key = Py_NewRef(known->key);
+    int same = PyObject_RichCompareBool(own_key, object, Py_EQ);
+    Py_DECREF(own_key);
     if (same < 0)
         PyErr_Clear();
-    return same > 0 ? known->value : NULL;
+    return same > 0 && known->value == value ? value : NULL; /* a UUID compares in Python, where anything may happen */
 }
 
 static PyObject *record(MemoryTable *self, PyObject *object)
@@ -184,6 +187,11 @@ static PyObject *record(MemoryTable *self, PyObject *object)
         PyObject *copied = PyObject_CallOneArg(self->copy, kept);
         Py_DECREF(kept);
         return copied;
+    }
+    if (expected != NULL) { /* the record was replaced: what is kept will not be read again */
+        Py_CLEAR(known->value);
+        known->credit = 0;
+        known->seen = 0;
     }
     for (int line = 1; line < LINES_AHEAD; line++)
         __builtin_prefetch((const char *)value + line * LINE_BYTES);
@@ -335,14 +343,15 @@ static PyObject *decoded_each(MemoryTable *self, PyObject *keys)
             Py_DECREF(found);
             Py_RETURN_NONE;
         }
+        for (int i = 0; i < size; i++)
+            Py_INCREF(values[i]); /* the slow way runs Python, and others may then write */
         for (int i = 0; i < size; i++) {
-            PyObject *value = Py_NewRef(values[i]), *parsed = decoder_record(self->parse, value);
-            Py_DECREF(value);
-            if (parsed == NULL) {
+            PyObject *parsed = found == NULL ? NULL : decoder_record(self->parse, values[i]);
+            Py_DECREF(values[i]);
+            if (parsed != NULL)
+                PyList_SET_ITEM(found, start + i, parsed);
+            else
                 Py_CLEAR(found);
-                break;
-            }
-            PyList_SET_ITEM(found, start + i, parsed);
         }
     }
     return found;
@@ -633,8 +642,10 @@ static int traverse(MemoryTable *self, visitproc visit, void *arg)
         Py_VISIT(self->slots[i].post);
         Py_VISIT(self->slots[i].tier);
     }
-    for (uint64_t i = 0; self->known != NULL && i <= self->known_mask; i++)
+    for (uint64_t i = 0; self->known != NULL && i <= self->known_mask; i++) {
         Py_VISIT(self->known[i].record);
+        Py_VISIT(self->known[i].key);
+    }
     return 0;
 }
 

@@ -1,4 +1,7 @@
-/* MessagePack, as far as the values of single fields need it: numbers, heads, and what follows a value. */
+/* MessagePack, as far as the values of single fields need it: numbers, heads, and what follows a value.
+ *
+ * A `take_` reads the byte at `at`: there must be one. `skip_value` looks.
+ */
 
 #ifndef WARPSTORE_MSGPACK_H
 #define WARPSTORE_MSGPACK_H
@@ -78,11 +81,11 @@ static inline const uint8_t *take_head(const uint8_t *at, const uint8_t *end, in
     return (size_t)(end - at) < *size ? NULL : at;
 }
 
-/* Return what follows a value, or NULL if it is cut off. */
+/* Return what follows a value, or NULL if it is cut off or none. */
 static inline const uint8_t *skip_value(const uint8_t *at, const uint8_t *end)
 {
     for (uint64_t left = 1; left; left--) {
-        if (at >= end)
+        if (at >= end || *at == 0xc1) /* no value begins with it */
             return NULL;
         uint8_t format = *at++;
         uint64_t body = 0;
