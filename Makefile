@@ -2,6 +2,8 @@
 #   make demo      run the demo on real data        make check     ruff, mypy --strict, layers, CUDA compile
 #   make test      run the tests                    make bench     run the store benchmark
 #   make test-all  the tests with the slow ones     make clean     remove what the others made
+#   make crash    power cuts and histories by the thousand
+#   make sabotage take out each sync, checksum and lock: some test must fail
 #   make install   the environment with all of demo, dev and bench, and nothing else
 # Options: PYTHON=python3.12  VENV=folder  ARGS="more arguments for the demo, pytest or the benchmark"
 
@@ -17,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # pip writes into one environment at a time.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all check lint types layers native cuda bench install clean
+.PHONY: demo test test-all crash sabotage check lint types layers native cuda bench install clean
 
 demo: $(VENV)/.installed-demo
 	@$(BIN)/python -m warpstore.demo $(ARGS)
@@ -27,6 +29,12 @@ test: $(VENV)/.installed-dev $(VENV)/.installed-demo
 
 test-all: $(VENV)/.installed-dev $(VENV)/.installed-demo
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+crash: $(VENV)/.installed-dev
+	@WARPSTORE_CRASH_POINTS=2000 WARPSTORE_HISTORIES=350 $(BIN)/python -m pytest -n auto --timeout 7200 tests/crash $(ARGS)
+
+sabotage: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.sabotage $(ARGS)
 
 check: lint types layers native cuda
 	@echo "check: all passed"
