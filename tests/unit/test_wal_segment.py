@@ -194,6 +194,17 @@ def test_released_segments_become_spares_and_the_rest_is_removed(files: FaultyFi
     assert files.list_directory(LOG)[0] == "0000000000000002.spare"
 
 
+def test_without_zeros_nothing_is_recycled_and_spares_of_another_opening_are_left_alone(files: FaultyFiles) -> None:
+    before = segments_in(files)
+    before.make(1, SIZE, durable=0).file.close()
+    before.release(2, spare_bytes=SIZE)
+    segments = segments_in(files, zero_fill=False, seed=2)
+    for number in range(2, 5):
+        segments.make(number, SIZE, durable=0).file.close()
+    assert segments.release(4, spare_bytes=SIZE) == 2
+    assert files.list_directory(LOG) == ["0000000000000001.spare", "0000000000000004.wal"]
+
+
 def test_a_release_survives_a_crash(files: FaultyFiles) -> None:
     segments = segments_in(files)
     for number in range(1, 6):
