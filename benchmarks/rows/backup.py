@@ -1,11 +1,11 @@
 """A backup while 20,000 puts a second go on, beside plain copying of the same files.
 
 The puts keep to a clock: what is due is put each millisecond, and what is late is made up for, so the rate falls only
-if the loop or the log holds the writer up for longer than it can make up. While it makes up, the writer lets the loop turn
-after each millisecond of its own, so that a stall is the store's and not that of 10,000 puts in a row. The same is
+if the loop or the log holds the writer up for longer than it can make up. While it makes up, the writer lets the loop
+turn after each millisecond of its own, so that a stall is the store's and not that of 10,000 puts in a row. The same is
 measured before, with nothing else going on. Plain copying is ``shutil.copytree`` and an fsync of every file and folder,
-in a thread, with no puts. Both copy from the page cache, and are durable at the end. The backup's time holds the start of
-the process that copies, and its check of every checksum. A trial's backup is compared with its own plain copy.
+in a thread, with no puts. Both copy from the page cache, and are durable at the end. The backup's time holds the start
+of the process that copies, and its check of every checksum. A trial's backup is compared with its own plain copy.
 """
 
 from __future__ import annotations
