@@ -1,4 +1,4 @@
-"""What is written in C, in `native/`: the body of a frame, and durable writes through Linux's asynchronous I/O."""
+"""What is written in C, in `native/`: the body of a frame, durable writes through Linux's asynchronous I/O, holes."""
 
 from typing import final
 
@@ -8,6 +8,13 @@ def pack_checked(kind: int, stream: int, lsn: int, durable: int, payloads: list[
     Raises:
         TypeError: a payload is no bytes.
         ValueError: a number does not fit its place.
+    """
+
+def punch_hole(fd: int, start: int, stop: int, /) -> None:
+    """Free the blocks that lie whole between two offsets; all between reads as zeros, and the size stays (fallocate).
+
+    Raises:
+        OSError: the file system cannot, or the file may not be written.
     """
 
 @final

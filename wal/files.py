@@ -16,6 +16,8 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from wal._native import punch_hole
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -56,6 +58,12 @@ class File(Protocol):
 
     def allocate(self, n_bytes: int) -> None:
         """Reserve blocks up to ``n_bytes``; the file grows to that size."""
+
+    def give_back(self, start: int) -> None:
+        """Free the blocks from ``start`` on, which reads as zeros then; the size stays. Not durable.
+
+        Where the file system cannot do that, nothing happens.
+        """
 
     def size(self) -> int:
         """Return the size."""
@@ -204,6 +212,15 @@ class OsFile:
 
     def allocate(self, n_bytes: int) -> None:
         os.posix_fallocate(self.fd, 0, n_bytes)
+
+    def give_back(self, start: int) -> None:
+        size = self.size()
+        if start < size:
+            try:
+                punch_hole(self.fd, start, size)
+            except OSError as e:
+                if e.errno not in {errno.EOPNOTSUPP, errno.ENOSYS}:
+                    raise
 
     def size(self) -> int:
         return os.fstat(self.fd).st_size

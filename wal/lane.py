@@ -640,7 +640,7 @@ class Lane:
                 timer.cancel()
 
     async def close(self) -> int:
-        """Write, mark and sync everything, and give back what was made ready; return the position where the log ends.
+        """Write, mark and sync everything, and give back what lies behind it; return the position where the log ends.
 
         Whoever asks for a turn from now on is not heard any more.
 
@@ -664,8 +664,8 @@ class Lane:
         await self._let_go()
         if end:
             try:
-                await self._run(lambda: self.segments.remove_unused(self.active_number))
-            except OSError as e:  # they take space, and the next opening uses them or removes them
+                await self._run(self._give_back)
+            except OSError as e:  # it takes space, and the next opening uses or removes it
                 log_event(logger, logging.WARNING, "unused_segments_stay", directory=self.segments.directory, error=e)
         return end
 
@@ -676,6 +676,11 @@ class Lane:
         active.file.write(mark, active.offset)
         for file in [active.file] if self._sync is None else self._sync.files:
             file.sync()
+
+    def _give_back(self) -> None:
+        """Give back what the log has behind its durable end; blocks."""
+        self.segments.remove_unused(self.active_number)
+        self.segments.give_back(self.active_number, self._active.offset)
 
     def _finished(self) -> int:
         self._active.offset += SECTOR_BYTES

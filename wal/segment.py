@@ -6,7 +6,8 @@ or it is damaged.
 
 In fsync mode a new segment is filled with zeros first: a sync into blocks that were written before costs no change of
 metadata (8.5k syncs/s against 5.3k when appending, measured on ext4). A recycled segment keeps its old bytes, which its
-new salt turns into noise.
+new salt turns into noise. In interval mode none is recycled: a write to the page cache that covers a part of an old
+block has the block read first, on the loop, if it is not cached; of a block never written nothing is read.
 
 These calls block; the lane runs them off the loop, before the segment is needed.
 """
@@ -34,6 +35,7 @@ TEMPORARY_SUFFIX = ".new"
 SPARE_SUFFIX = ".spare"
 SPARES_MAX = 2
 
+BLOCK_BYTES = 4096
 _FILL_BYTES = 1 << 20
 
 
@@ -72,7 +74,7 @@ class Segments:
         store_id: 16 bytes that name the store.
         lane: The lane's number.
         epoch: Counts the openings of the store.
-        zero_fill: Whether new segments are filled with zeros.
+        zero_fill: Whether new segments are filled with zeros, and released ones recycled: the page cache is bypassed.
         salt: Returns a random 64-bit number.
     """
 
@@ -96,6 +98,7 @@ class Segments:
         self._salt = salt
         self._naming = threading.Lock()
         self._retired = False
+        self._made_first: int | None = None
 
     def make(
         self,
@@ -131,6 +134,7 @@ class Segments:
             durable=durable,
             takeover=tuple(takeover),
         )
+        self._made_first = number if self._made_first is None else self._made_first
         path = segment_path(self.directory, number)
         temporary = f"{path}.{header.salt:016x}{TEMPORARY_SUFFIX}"
         file = self._recycled(temporary, segment_bytes) or self._fresh(temporary, segment_bytes)
@@ -175,6 +179,8 @@ class Segments:
         return file
 
     def _recycled(self, path: str, segment_bytes: int) -> File | None:
+        if not self._zero_fill:
+            return None
         for name in self._names(SPARE_SUFFIX):
             spare = f"{self.directory}/{name}"
             file = self.files.open_write(spare)
@@ -196,6 +202,8 @@ class Segments:
     def release(self, before: int, *, spare_bytes: int) -> int:
         """Recycle or remove every segment whose number is below ``before``; return how many.
 
+        One that was not made here is not recycled: a close may have given its blocks back.
+
         Args:
             before: Number of the first segment that stays.
             spare_bytes: The size that new segments will have; one of another size would never be used again.
@@ -204,7 +212,8 @@ class Segments:
         n_spares = len(self._names(SPARE_SUFFIX))
         for number in numbers:
             path = segment_path(self.directory, number)
-            if n_spares < SPARES_MAX and self._size(path) == spare_bytes:
+            is_whole = self._zero_fill and self._made_first is not None and number >= self._made_first
+            if is_whole and n_spares < SPARES_MAX and self._size(path) == spare_bytes:
                 self.files.rename(path, path.removesuffix(SEGMENT_SUFFIX) + SPARE_SUFFIX)
                 n_spares += 1
             else:
@@ -221,6 +230,18 @@ class Segments:
             self.files.remove(path)
         if unused:
             self.files.sync_directory(self.directory)
+
+    def give_back(self, number: int, offset: int) -> None:
+        """Give back the blocks behind the end of a segment that is written no more.
+
+        What is there was never acknowledged, or zeros. The block of the end is not touched, so nothing needs a sync:
+        whatever a crash leaves of this, the log ends where it did.
+        """
+        file = self.files.open_write(segment_path(self.directory, number))
+        try:
+            file.give_back(offset + -offset % BLOCK_BYTES)
+        finally:
+            file.close()
 
     def _size(self, path: str) -> int:
         file = self.files.open(path)

@@ -166,6 +166,12 @@ class FaultyFile:
         self._step("allocate")
         self._inode.write(_Write(n_bytes))
 
+    def give_back(self, start: int) -> None:
+        self._step("give_back")
+        for end in _sector_ends(start, len(self._inode.seen)):
+            self._inode.write(_Write(start, bytes(end - start)))
+            start = end
+
     def size(self) -> int:
         return len(self._inode.seen)
 

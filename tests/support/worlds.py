@@ -150,6 +150,10 @@ class FaultyFile:
         self._files.before("allocate", self.path)
         self._file.allocate(n_bytes)
 
+    def give_back(self, start: int) -> None:
+        self._files.before("give_back", self.path)
+        self._file.give_back(start)
+
     def size(self) -> int:
         return self._file.size()
 

@@ -127,4 +127,6 @@ def test_the_chart_is_a_png_even_of_a_short_load(tmp_path: Path) -> None:
 
 def test_a_quick_run_passes_all_its_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--quick", "--path", str(tmp_path / "demo")]) == 0
-    assert "checks passed" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "All 45 checks passed" in output
+    assert "Items that age" in output

@@ -130,7 +130,16 @@ async def test_nothing_is_made_written_or_removed(world: World) -> None:
         await store[User].put_many(users(0, 50))
         await store.checkpoint()
         await store[User].put_many(users(0, 50))
-        for operation in ("create", "write", "rename", "remove", "make_directory", "sync_directory", "zero_fill"):
+        for operation in (
+            "create",
+            "write",
+            "rename",
+            "remove",
+            "make_directory",
+            "sync_directory",
+            "zero_fill",
+            "give_back",
+        ):
             world.files.fail(operation, code=errno.EROFS, times=10**9)
         async with world.open(User, read_only=True) as reader:
             assert await reader[User].count() == 50

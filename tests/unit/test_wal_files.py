@@ -151,6 +151,32 @@ def test_allocated_space_is_part_of_the_size(file: OsFile) -> None:
     assert file.size() == 12_345
 
 
+def test_blocks_that_are_given_back_read_as_zeros_and_what_is_before_them_stays(file: OsFile) -> None:
+    file.write([b"x" * (1 << 20)], 0)
+    file.sync()
+    file.give_back(8192)
+    assert file.size() == 1 << 20
+    assert file.read(1 << 20, 0) == b"x" * 8192 + bytes((1 << 20) - 8192)
+    assert os.fstat(file.fd).st_blocks * 512 < 1 << 20
+    file.give_back(1 << 20)  # nothing is there
+    assert file.size() == 1 << 20
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_holes_keeps_the_blocks(file: OsFile, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("wal.files.punch_hole", refuse)
+    file.write([b"xyz"], 0)
+    if code == errno.EOPNOTSUPP:
+        file.give_back(0)
+    else:
+        with pytest.raises(OSError, match="Input/output"):
+            file.give_back(0)
+    assert file.read(3, 0) == b"xyz"
+
+
 def test_names_are_listed_in_order_and_removed_and_replaced(tmp_path: Path) -> None:
     folder = str(tmp_path)
     for name in ("b", "a", "c"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import random
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -607,6 +608,37 @@ async def test_close_writes_everything_and_a_reopened_lane_goes_on_at_the_clean_
     await again.close()
     world.replay()
     assert world.records == [[b"1", b"3"], [b"2"]]
+
+
+@both_modes
+@virtual
+async def test_close_gives_back_what_is_behind_the_end_and_a_crash_before_the_manifest_loses_nothing(
+    durability: Durability,
+) -> None:
+    world = LaneWorld(durability)
+    lane = world.recover()
+    world.owners[0].write(b"1")
+    await lane.close()
+    assert ("give_back", f"{DIRECTORY}/0000000000000001.wal") in world.files.calls
+    for seed in range(20):
+        world.files = world.files.crash(random.Random(seed))
+        found = world.replay()
+        assert (world.records[0], found.torn) == ([b"1"], None)
+
+
+@both_modes
+@virtual
+async def test_a_close_that_cannot_give_back_is_clean(durability: Durability) -> None:
+    world = LaneWorld(durability)
+    lane = world.recover()
+    world.owners[0].write(b"1")
+    world.files.fail("give_back", errno.EIO)
+    end = await lane.close()
+    assert end > 0
+    assert world.files.open_files == []
+    again = world.recover(clean_end=end)
+    assert world.records[0] == [b"1"]
+    await again.close()
 
 
 @both_modes

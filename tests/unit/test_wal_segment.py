@@ -13,6 +13,7 @@ from wal import Segments
 from wal.format import HEADER_BYTES, position
 from wal.reader import SegmentReader, read_header
 from wal.replay import segment_numbers, segment_path
+from wal.segment import BLOCK_BYTES
 
 LOG = "log"
 STORE_ID = bytes(16)
@@ -192,6 +193,38 @@ def test_released_segments_become_spares_and_the_rest_is_removed(files: FaultyFi
     segments.make(7, 2 * SIZE, durable=0)  # no spare has this size
     assert len([1 for call, _ in files.calls if call == "create"]) == n_created + 1
     assert files.list_directory(LOG)[0] == "0000000000000002.spare"
+
+
+def test_without_zeros_nothing_is_recycled_and_spares_of_another_opening_are_left_alone(files: FaultyFiles) -> None:
+    before = segments_in(files)
+    before.make(1, SIZE, durable=0).file.close()
+    before.release(2, spare_bytes=SIZE)
+    segments = segments_in(files, zero_fill=False, seed=2)
+    for number in range(2, 5):
+        segments.make(number, SIZE, durable=0).file.close()
+    assert segments.release(4, spare_bytes=SIZE) == 2
+    assert files.list_directory(LOG) == ["0000000000000001.spare", "0000000000000004.wal"]
+
+
+def test_a_segment_of_another_opening_is_not_recycled_because_its_blocks_may_be_gone(files: FaultyFiles) -> None:
+    segments_in(files).make(1, SIZE, durable=0).file.close()
+    segments = segments_in(files, seed=2)
+    segments.make(2, SIZE, durable=0).file.close()
+    segments.make(3, SIZE, durable=0).file.close()
+    assert segments.release(3, spare_bytes=SIZE) == 2
+    assert files.list_directory(LOG) == ["0000000000000002.spare", "0000000000000003.wal"]
+
+
+def test_only_what_is_behind_the_block_of_the_end_is_given_back(files: FaultyFiles) -> None:
+    segments = segments_in(files)
+    segment = segments.make(1, SIZE, durable=0)
+    segment.file.write([b"x" * (SIZE - HEADER_BYTES)], HEADER_BYTES)
+    segment.file.close()
+    segments.give_back(1, HEADER_BYTES + 512)
+    data = files.contents(f"{LOG}/0000000000000001.wal")
+    assert len(data) == SIZE
+    assert data[HEADER_BYTES:] == b"x" * BLOCK_BYTES + bytes(SIZE - HEADER_BYTES - BLOCK_BYTES)
+    assert files.open_files == []
 
 
 def test_a_release_survives_a_crash(files: FaultyFiles) -> None:

@@ -1,17 +1,19 @@
-/* The extension module: frames and durable writes. */
+/* The extension module: frames, durable writes and holes. */
 
 #include "aio.h"
 #include "frame.h"
+#include "hole.h"
 
 static PyMethodDef functions[] = {
     {"pack_checked", (PyCFunction)(void (*)(void))frame_pack_checked, METH_FASTCALL, NULL},
+    {"punch_hole", hole_punch, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "wal._native",
-    .m_doc = "Frames and durable writes.",
+    .m_doc = "Frames, durable writes and holes.",
     .m_size = -1,
     .m_methods = functions,
 };

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import warpstore as ws
+from warpstore.demo.ageing import show_ageing
 from warpstore.demo.changing import change
 from warpstore.demo.chart import draw_throughput
 from warpstore.demo.costs import show_costs
@@ -46,6 +47,7 @@ async def run(folder: Path, n_flights: int | None = None) -> int:
         await show_costs(report, store, store_path, data, loaded.ram_bytes)
     await reopen(report, store_path, changed)
     await show_tiers(report, store_path, data, changed)
+    await show_ageing(report, folder / "weather", data)
     draw_throughput(report, loaded, folder / "throughput.png")
     return report.conclude(whole.seconds)
 
