@@ -16,7 +16,7 @@ from tests.support.worlds import FaultyFiles, Reading, User, turns, until
 from wal import OsFileSystem
 from warpstore._native import Rows
 from warpstore.checkpoint import WOULD_BLOCK, Checkpoint, CheckpointJob, ShardJob, TableJob, reader, run_in_child
-from warpstore.checkpoint.format import PAGE_ENTRIES, pack_footer, unpack_footer
+from warpstore.checkpoint.format import pack_footer, unpack_footer
 from warpstore.checkpoint.job import run_job
 from warpstore.checkpoint.writer import CheckpointWriter
 from warpstore.keys import HotKey, key_hash
@@ -24,6 +24,8 @@ from warpstore.record import plan_of
 from warpstore.values import with_deadline
 
 STORE = bytes(range(16))
+PAGE_ENTRIES = 340
+"""More than a page has of any table here."""
 USERS, READINGS = plan_of(User).bind(1), plan_of(Reading).bind(2)
 
 

@@ -126,8 +126,8 @@ def test_all_damaged_parts_are_named_at_once(store: Path) -> None:
 
 def test_an_index_entry_with_another_checksum_is_named(store: Path) -> None:
     def edit(page: bytearray) -> None:
-        n = struct.unpack_from("<H", page, 4)[0]
-        page[8 + 16 * n] ^= 1
+        _, (*_, (crcs, _)) = stores.columns_of(page)
+        page[crcs] ^= 1
 
     checkpoint = stores.checkpoint_file(store)
     stores.rewrite_page(checkpoint, 0, edit)
@@ -137,20 +137,24 @@ def test_an_index_entry_with_another_checksum_is_named(store: Path) -> None:
 
 def test_a_record_that_the_index_lacks_and_an_entry_without_a_record_are_named(store: Path) -> None:
     def edit(page: bytearray) -> None:
-        n = struct.unpack_from("<H", page, 4)[0]
-        page[8 + 8 * n + 3] ^= 1  # the place of the first entry: another length of the record
+        _, (_, _, (lengths, _), _) = stores.columns_of(page)
+        page[lengths] ^= 1  # of the first entry's record
 
     checkpoint = stores.checkpoint_file(store)
     page = stores.rewrite_page(checkpoint, 1, edit)
     messages = {message.split(" at offset")[0]: offset for _, offset, message in defects(store)}
     assert set(messages) == {"the record is not found through the index", "the index names a record"}
-    n = struct.unpack_from("<H", checkpoint.read_bytes(), page + 4)[0]
-    assert messages["the index names a record"] == page + 8 + 8 * n
+    _, (_, (offsets, _), *_) = stores.columns_of(checkpoint.read_bytes()[page:])
+    assert messages["the index names a record"] == page + offsets
 
 
 def test_an_index_out_of_order_is_named(store: Path) -> None:
     def edit(page: bytearray) -> None:
-        page[8:16], page[16:24] = page[16:24], page[8:16]
+        _, ((ranks, _), *_) = stores.columns_of(page)
+        page[ranks + 4 : ranks + 8], page[ranks + 8 : ranks + 12] = (
+            page[ranks + 8 : ranks + 12],
+            page[ranks + 4 : ranks + 8],
+        )
 
     page = stores.rewrite_page(stores.checkpoint_file(store), 0, edit)
     found = defects(store)
@@ -159,8 +163,8 @@ def test_an_index_out_of_order_is_named(store: Path) -> None:
 
 def test_an_entry_twice_is_named(store: Path) -> None:
     def edit(page: bytearray) -> None:
-        n = struct.unpack_from("<H", page, 4)[0]
-        for start, width in ((8, 8), (8 + 8 * n, 8), (8 + 16 * n, 4)):
+        _, columns = stores.columns_of(page)
+        for start, width in columns:
             page[start + width : start + 2 * width] = page[start : start + width]
 
     stores.rewrite_page(stores.checkpoint_file(store), 0, edit)
@@ -405,10 +409,9 @@ def test_columns_and_other_tables_are_verified_too(tmp_path: Path) -> None:
 
 def test_an_index_with_fewer_entries_than_records_is_named(store: Path) -> None:
     def edit(page: bytearray) -> None:
-        n = struct.unpack_from("<H", page, 4)[0]
-        columns = page[8 : 8 + 8 * n], page[8 + 8 * n : 8 + 16 * n], page[8 + 16 * n : 8 + 20 * n]
-        kept = b"".join(bytes(c[: -len(c) // n]) for c in columns)
-        page[4:] = (struct.pack("<HH", n - 1, 0) + kept).ljust(4092, b"\0")
+        n, columns = stores.columns_of(page)
+        kept = b"".join(bytes(page[at : at + (n - 1) * width]) for at, width in columns)
+        page[4:] = (struct.pack("<H", n - 1) + page[6 : columns[0][0]] + kept).ljust(4092, b"\0")
 
     checkpoint = stores.checkpoint_file(store)
     offset = stores.rewrite_page(checkpoint, 0, edit)

@@ -58,7 +58,8 @@ class IndexPage:
     ranks: memoryview[int]
 
     def __init__(self, data: bytes) -> None:
-        _, n, offset_bytes, length_bytes, crc_bytes, shift, zero, self.first = PAGE_HEADER.unpack_from(data)
+        header: tuple[int, ...] = PAGE_HEADER.unpack_from(data)
+        _, n, offset_bytes, length_bytes, crc_bytes, shift, zero, self.first = header
         self._offsets_at = PAGE_HEADER.size + _RANK_BYTES * n
         self._lengths_at = self._offsets_at + offset_bytes * n
         self._crcs_at = self._lengths_at + length_bytes * n
@@ -66,7 +67,7 @@ class IndexPage:
         if not has_width or zero or shift > _RANK_BITS or self._crcs_at + crc_bytes * n > PAGE_BYTES:
             raise ValueError("the header of an index page is wrong")
         self._offset_bytes, self._length_bytes, self._crc_bytes = offset_bytes, length_bytes, crc_bytes
-        self._shift: int = shift
+        self._shift = shift
         self._data = data
         self.ranks = memoryview(data)[PAGE_HEADER.size : self._offsets_at].cast("I")
 
