@@ -92,6 +92,8 @@ def replace_checkpoint(
     records: Iterable[tuple[HotKey, bytes]],
     shard: int = 0,
     blocks: list[BlockUse] | None = None,
+    *,
+    packed: bool = False,
 ) -> Path:
     """Write a shard's checkpoint anew, with these records in this order and this list of block files."""
     files = OsFileSystem()
@@ -100,7 +102,7 @@ def replace_checkpoint(
     target.unlink()
     file = files.create(str(target))
     writer = CheckpointWriter(file, store_id=manifest.id_bytes, shard=shard, salt=77)
-    writer.write_table(table, records)
+    writer.write_table(table, records, packed=packed)
     writer.finish(manifest.shards[shard].lsn, blocks)
     file.close()
     return target

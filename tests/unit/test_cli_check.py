@@ -420,6 +420,67 @@ def test_an_index_with_fewer_entries_than_records_is_named(store: Path) -> None:
     assert [m for _, _, m in found].count("the record is not found through the index") == 1
 
 
+def rows_of_users(n: int) -> list[tuple[Any, bytes]]:
+    return user_values(1, [f"u{i:04d}" for i in range(n)])
+
+
+def test_the_index_of_packed_blocks_is_held_against_them(store: Path) -> None:
+    def copied(page: bytearray) -> None:
+        for start, width in stores.columns_of(page)[1]:
+            page[start + width : start + 2 * width] = page[start : start + width]
+
+    def of_another_block(page: bytearray) -> None:
+        n, (_, (at, width), _, _) = stores.columns_of(page)
+        offsets = [bytes(page[at + i * width : at + (i + 1) * width]) for i in range(n)]
+        page[at : at + width] = next(other for other in offsets if other != offsets[0])
+
+    def of_no_block(page: bytearray) -> None:
+        _, (_, _, (lengths, _), _) = stores.columns_of(page)
+        page[lengths] ^= 1
+
+    def of_another_hash(page: bytearray) -> None:
+        _, ((ranks, _), *_) = stores.columns_of(page)
+        page[ranks + 4] ^= 1
+
+    checkpoint = stores.replace_checkpoint(store, 1, rows_of_users(400), packed=True)
+    good = checkpoint.read_bytes()
+    assert defects(store) == []
+    missing = "the record is not found through the index"
+    for edit, other in (
+        (copied, "two index entries name the record"),
+        (of_another_block, "the index names a record"),
+        (of_no_block, "the index names a record"),
+        (of_another_hash, "the index names a record"),
+    ):
+        checkpoint.write_bytes(good)
+        page = stores.rewrite_page(checkpoint, 0, edit)
+        found = {message.split(" at offset")[0]: offset for _, offset, message in defects(store)}
+        assert set(found) == {missing, other}, edit
+        assert page < found[other] < page + 4096
+        assert found[missing] < page
+    checkpoint.write_bytes(good)
+    stores.flip(checkpoint, 100)
+    assert defects(store) == [(checkpoint.name, 0, "the checksum of a block is wrong")]
+
+
+def test_records_of_packed_blocks_whose_hashes_have_one_rank_are_told_apart(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warpstore.checkpoint.writer.xxh3_64_intdigest", lambda _: 7)
+    monkeypatch.setattr("warpstore.verification.checkpoint_table.key_hash", lambda _: 7)
+    checkpoint = stores.replace_checkpoint(store, 1, rows_of_users(300), packed=True)
+    assert defects(store) == []
+
+    def one_less(page: bytearray) -> None:
+        n, columns = stores.columns_of(page)
+        kept = b"".join(bytes(page[at : at + (n - 1) * width]) for at, width in columns)
+        page[4:] = (struct.pack("<H", n - 1) + page[6 : columns[0][0]] + kept).ljust(4092, b"\0")
+
+    stores.rewrite_page(checkpoint, 0, one_less)
+    messages = {message for _, _, message in defects(store)}
+    assert messages == {"the index has 299 entries, the directory says 300 records"}
+
+
 def test_roots_that_contradict_their_parts_are_named(store: Path) -> None:
     checkpoint = stores.checkpoint_file(store)
     good = checkpoint.read_bytes()

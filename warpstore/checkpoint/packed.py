@@ -18,7 +18,7 @@ import lz4.block
 from warpstore.blocks.format import RAW_BYTES_MAX
 from warpstore.checkpoint.format import PACKED_HEADER, checksum
 
-PACKED_BYTES = 8 << 10
+PACKED_BYTES = 4 << 10
 """Bytes gathered for a packed block, before compression."""
 
 
