@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import lz4.block
 import pytest
@@ -113,6 +114,12 @@ def text(i: int, n: int = 300, salt: int = 0) -> str:
 
 class Stored(ws.Record, name="stored"):
     id: Annotated[str, ws.Key()]
+    text: Annotated[str, ws.Disk()]
+    raw: Annotated[bytes, ws.Disk()]
+
+
+class StoredByUuid(ws.Record, name="stored by uuid"):
+    id: Annotated[UUID, ws.Key()]
     text: Annotated[str, ws.Disk()]
     raw: Annotated[bytes, ws.Disk()]
 
@@ -871,17 +878,17 @@ async def test_pools_count_nothing_more_when_a_store_is_closed(world: World) -> 
     assert caps.block_cache.n_bytes == 0
 
 
-async def test_the_index_of_a_record_wholly_on_disk_is_at_most_24_bytes(world: World) -> None:
+@pytest.mark.parametrize("model", [Stored, StoredByUuid])
+async def test_the_index_of_a_record_wholly_on_disk_is_at_most_24_bytes(model: Any, world: World) -> None:
     n, words = 20_000, [text(i, 12) for i in range(500)]
     rng = random.Random(5)
-    records = [
-        Stored(id=f"user:{i:09d}", text=" ".join(rng.choices(words, k=25)), raw=rng.randbytes(80)) for i in range(n)
-    ]
-    async with world.open(Stored, shards=2) as store:
-        await store[Stored].put_many(records)
+    keys = [f"user:{i:09d}" if model is Stored else UUID(int=rng.getrandbits(128)) for i in range(n)]
+    records = [model(id=one, text=" ".join(rng.choices(words, k=25)), raw=rng.randbytes(80)) for one in keys]
+    async with world.open(model, shards=2) as store:
+        await store[model].put_many(records)
         await store.checkpoint()
     paths = [*Path(world.path, "checkpoint").iterdir(), *Path(world.path, "blocks").iterdir()]
-    data = sum(len(record.id) for record in records)
+    data = sum(len(one) if isinstance(one, str) else 16 for one in keys)
     for path in paths:
         if path.suffix == ".blk":
             data += sum(fields_bytes(path.read_bytes()))
