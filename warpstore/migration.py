@@ -103,7 +103,7 @@ async def migrate(
         CorruptionError: bytes on disk are damaged.
 
     Cost:
-        One pass over all records, in key order, in a thread that shares the interpreter with the loop; 20 bytes of
+        One pass over all records, in key order, in a thread that shares the interpreter with the loop; 24 bytes of
         memory a record of the largest shard, and as for opening the store once. On disk a second copy of the
         checkpoints, and of the block files' parts of the records that are written again.
 

@@ -1,6 +1,7 @@
 """Stores at rest for tests of tools: made in a moment, then damaged byte by byte."""
 
 import asyncio
+import struct
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ import warpstore as ws
 from tests.support.worlds import Blob, Reading, Token, User, World, users
 from wal import OsFileSystem
 from warpstore import manifest as manifests
-from warpstore.checkpoint.format import FOOTER_BYTES, PAGE_BYTES, BlockUse, Directory, checksum, unpack_footer
+from warpstore.checkpoint.format import (
+    FOOTER_BYTES,
+    PAGE_BYTES,
+    PAGE_HEADER,
+    BlockUse,
+    Directory,
+    checksum,
+    unpack_footer,
+)
 from warpstore.checkpoint.writer import CheckpointWriter
 from warpstore.keys import HotKey
 
@@ -83,6 +92,8 @@ def replace_checkpoint(
     records: Iterable[tuple[HotKey, bytes]],
     shard: int = 0,
     blocks: list[BlockUse] | None = None,
+    *,
+    packed: bool = False,
 ) -> Path:
     """Write a shard's checkpoint anew, with these records in this order and this list of block files."""
     files = OsFileSystem()
@@ -91,7 +102,7 @@ def replace_checkpoint(
     target.unlink()
     file = files.create(str(target))
     writer = CheckpointWriter(file, store_id=manifest.id_bytes, shard=shard, salt=77)
-    writer.write_table(table, records)
+    writer.write_table(table, records, packed=packed)
     writer.finish(manifest.shards[shard].lsn, blocks)
     file.close()
     return target
@@ -101,6 +112,16 @@ def change_manifest(path: Path, **changes: Any) -> None:
     """Write the manifest anew with other attributes."""
     files = OsFileSystem()
     manifests.write(files, str(path), msgspec.structs.replace(manifests.read(files, str(path)), **changes))
+
+
+def columns_of(page: bytes | bytearray) -> tuple[int, list[tuple[int, int]]]:
+    """Return the entries of an index page; and where ranks, offsets, lengths and crcs start, each with its width."""
+    n, *widths = struct.unpack_from("<HBBB", page, 4)
+    columns, at = [], PAGE_HEADER.size
+    for width in (4, *widths):
+        columns.append((at, width))
+        at += n * width
+    return n, columns
 
 
 def rewrite_root(checkpoint: Path, which: str, edit: Callable[[bytearray], object]) -> int:

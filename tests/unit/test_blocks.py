@@ -23,8 +23,10 @@ from warpstore.blocks.format import (
     MAGIC,
     RAW_BYTES_MAX,
     item_of,
+    lengths_of,
     pack_block,
     pack_file_header,
+    raw_size,
     unpack_block,
     unpack_block_header,
 )
@@ -138,14 +140,30 @@ def test_what_does_not_shrink_is_stored_as_it_is(case: Case) -> None:
             header = unpack_block_header(block[:BLOCK_HEADER_BYTES])
             assert header.codec == expected
             assert (header.stored_bytes == header.raw_bytes) == (expected == 0)
-            assert unpack_block(1, 64, header, block[BLOCK_HEADER_BYTES:]) == struct.pack("<I", 5000) + data
+            assert unpack_block(1, 64, header, block[BLOCK_HEADER_BYTES:]) == struct.pack("<H", 5000) + data
 
 
-@pytest.mark.parametrize(("threshold", "is_compressed"), [(0, True), (2004, True), (2005, False), (1 << 30, False)])
+@pytest.mark.parametrize(("threshold", "is_compressed"), [(0, True), (2002, True), (2003, False), (1 << 30, False)])
 def test_fewer_bytes_than_the_threshold_are_not_compressed(threshold: int, is_compressed: bool) -> None:
     for compression in ("lz4", "max"):
         block = pack_block(1, 64, [bytes(2000)], compression, threshold, cache=True)
         assert (unpack_block_header(block[:BLOCK_HEADER_BYTES]).codec != 0) == is_compressed
+
+
+@pytest.mark.parametrize("n_bytes", [65_529, 65_530, 65_531, 65_532, 65_536, 70_000])
+def test_ends_are_wider_where_they_may_have_to_be(n_bytes: int) -> None:
+    """Items of 65,529 bytes and three ends of 2 bytes are the most that is less than 64 KiB."""
+    items = [noise(100), b"", noise(n_bytes - 100, 2)]
+    block = pack_block(1, 64, items, "none", 0, cache=True)
+    header = unpack_block_header(block[:BLOCK_HEADER_BYTES])
+    width = 2 if n_bytes == 65_529 else 4
+    assert header.raw_bytes == raw_size(3, n_bytes) == n_bytes + 3 * width
+    raw = unpack_block(1, 64, header, block[BLOCK_HEADER_BYTES:])
+    assert [item_of(raw, 3, i) for i in range(3)] == items
+    assert lengths_of(raw, 3) == [100, 0, n_bytes - 100]
+    for i in (3, ITEMS_MAX - 1):
+        with pytest.raises(ValueError, match=f"no item {i}"):
+            item_of(raw, 3, i)
 
 
 def test_high_compression_is_smaller_than_the_quick_one() -> None:
@@ -174,7 +192,7 @@ def test_blocks_have_about_their_size_and_a_large_part_has_its_own(case: Case) -
         n_items.append(read[1].n_items)
         offset += BLOCK_HEADER_BYTES + read[1].stored_bytes
     file.close()
-    assert sizes.pop(n_items.index(1)) == 40_004
+    assert sizes.pop(n_items.index(1)) == 40_002
     assert all(16_384 <= size <= 17_500 for size in sizes[:-1])
     assert case.blocks.whole_many(values) == [whole(part) for part in parts]
 
@@ -283,7 +301,7 @@ def test_blocks_that_were_moved_are_refused(case: Case) -> None:
     case.write([noise(20_000, i) for i in range(4)], "none")
     values = case.write([noise(20_000, i) for i in range(4)], "none", number=8, salt=98)
     first, second = case.path().read_bytes(), case.path(8).read_bytes()
-    size = BLOCK_HEADER_BYTES + 20_004
+    size = BLOCK_HEADER_BYTES + 20_002
     swapped = second[:64] + second[64 + size : 64 + 2 * size] + second[64 : 64 + size] + second[64 + 2 * size :]
     for data in (swapped, second[:64] + first[64:]):
         case.path(8).write_bytes(data)
@@ -332,7 +350,7 @@ def forged(stored: bytes, *, salt: int, offset: int, raw: int, items: int, codec
         (RAW_BYTES_MAX + 1, 1, 1, None),
         (100, 1, 1, 0xFFFFFFFF),
         (100, 1, 1, RAW_BYTES_MAX),
-        (100, 26, 0, None),
+        (100, 51, 0, None),
         (100, 0xFFFFFFFF, 0, None),
         (100, 1, 3, None),
         (100, 1, 255, None),
@@ -359,7 +377,7 @@ def test_a_forged_block_is_refused_and_asks_for_no_memory(
 
 
 def test_lengths_of_items_that_do_not_add_up_are_refused(case: Case) -> None:
-    raw = struct.pack("<3I", 2, 0xFFFFFFFF, 1) + bytes(20)
+    raw = struct.pack("<3H", 2, 0xFFFF, 1) + bytes(20)
     block = forged(raw, salt=5, offset=64, raw=len(raw), items=3, codec=0, claims=None)
     case.path().write_bytes(pack_file_header(NUMBER, 5, STORE) + block)
     case.blocks.acquire([NUMBER])
@@ -367,9 +385,9 @@ def test_lengths_of_items_that_do_not_add_up_are_refused(case: Case) -> None:
     for item in (1, 2, 3, ITEMS_MAX - 1):
         with pytest.raises(ws.CorruptionError, match=r"offset 64: .*item"):
             case.blocks.whole(split_value(HEAD, 2, [Place(NUMBER, 64, item)]), blocking=True)
-    assert item_of(struct.pack("<I", 0), 1, 0) == b""
+    assert item_of(struct.pack("<H", 0), 1, 0) == b""
     with pytest.raises(ValueError, match="no item 1"):
-        item_of(struct.pack("<I", 0), 1, 1)
+        item_of(struct.pack("<H", 0), 1, 1)
     with pytest.raises(ValueError, match="no item 0"):
         item_of(b"", 0, 0)
 

@@ -16,7 +16,7 @@ from tests.support.worlds import FaultyFiles, Reading, User, turns, until
 from wal import OsFileSystem
 from warpstore._native import Rows
 from warpstore.checkpoint import WOULD_BLOCK, Checkpoint, CheckpointJob, ShardJob, TableJob, reader, run_in_child
-from warpstore.checkpoint.format import PAGE_ENTRIES, pack_footer, unpack_footer
+from warpstore.checkpoint.format import pack_footer, unpack_footer
 from warpstore.checkpoint.job import run_job
 from warpstore.checkpoint.writer import CheckpointWriter
 from warpstore.keys import HotKey, key_hash
@@ -24,6 +24,8 @@ from warpstore.record import plan_of
 from warpstore.values import with_deadline
 
 STORE = bytes(range(16))
+PAGE_ENTRIES = 340
+"""More than a page has of any table here."""
 USERS, READINGS = plan_of(User).bind(1), plan_of(Reading).bind(2)
 
 
@@ -31,12 +33,12 @@ def user_values(n: int, note: str = "") -> list[tuple[HotKey, bytes]]:
     return [USERS.encode(User(id=f"u{i:05d}", n=i, note=note))[1:] for i in range(n)]
 
 
-def write(path: Path, *tables: list[tuple[HotKey, bytes]], shard: int = 0) -> Path:
+def write(path: Path, *tables: list[tuple[HotKey, bytes]], shard: int = 0, packed: bool = False) -> Path:
     files = OsFileSystem()
     file = files.create(str(path))
     writer = CheckpointWriter(file, store_id=STORE, shard=shard, salt=1234)
     for number, records in enumerate(tables, 1):
-        assert writer.write_table(number, records) == len(records)
+        assert writer.write_table(number, records, packed=packed) == len(records)
     writer.finish(99)
     file.close()
     return path
@@ -46,10 +48,14 @@ def opened(path: Path, files: Any = None) -> Checkpoint:
     return Checkpoint.open(files or OsFileSystem(), str(path), store_id=STORE, shard=0)
 
 
-def test_every_record_is_found_by_its_hash_and_in_order(tmp_path: Path) -> None:
+packed_or_not = pytest.mark.parametrize("packed", [False, True])
+
+
+@packed_or_not
+def test_every_record_is_found_by_its_hash_and_in_order(tmp_path: Path, packed: bool) -> None:
     users = user_values(5 * PAGE_ENTRIES, "x" * 40)
     readings = [READINGS.encode(Reading(id=i))[1:] for i in range(-50, 50)]
-    checkpoint = opened(write(tmp_path / "c", users, readings, []))
+    checkpoint = opened(write(tmp_path / "c", users, readings, [], packed=packed))
     assert (checkpoint.shard, checkpoint.lsn, sorted(checkpoint.tables)) == (0, 99, [1, 2, 3])
     for number, records in ((1, users), (2, readings), (3, [])):
         table = checkpoint.tables[number]
@@ -58,16 +64,20 @@ def test_every_record_is_found_by_its_hash_and_in_order(tmp_path: Path) -> None:
         assert table.n_bytes == sum(len(value) for _, value in records)
         for key, value in records:
             assert table.find(key_hash(key), key, blocking=True) == value
-            assert table.find(key_hash(key), "other", blocking=True) is None
+            other: HotKey = "other" if isinstance(key, str) else 99
+            assert table.find(key_hash(key), other, blocking=True) is None
         assert table.find(0, "absent", blocking=True) is None
         assert table.find(2**64 - 1, "absent", blocking=True) is None
     checkpoint.release()
 
 
-def test_keys_of_one_hash_are_told_apart_also_across_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@packed_or_not
+def test_keys_of_one_hash_are_told_apart_also_across_pages(
+    packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("warpstore.checkpoint.writer.xxh3_64_intdigest", lambda data: 7 if data != b"u00000" else 3)
     records = user_values(3 * PAGE_ENTRIES)
-    table = (checkpoint := opened(write(tmp_path / "c", records))).tables[1]
+    table = (checkpoint := opened(write(tmp_path / "c", records, packed=packed))).tables[1]
     for key, value in records[1:]:
         assert table.find(7, key, blocking=True) == value
     assert table.find(3, "u00000", blocking=True) == records[0][1]
@@ -85,10 +95,11 @@ def test_the_pages_kept_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytes
     checkpoint.release()
 
 
-def test_a_read_that_is_not_cached_would_block(tmp_path: Path) -> None:
+@packed_or_not
+def test_a_read_that_is_not_cached_would_block(tmp_path: Path, packed: bool) -> None:
     files = FaultyFiles()
     records = user_values(10)
-    checkpoint = opened(write(tmp_path / "c", records), files)
+    checkpoint = opened(write(tmp_path / "c", records, packed=packed), files)
     table = checkpoint.tables[1]
     files.nothing_cached = True
     key, value = records[3]
@@ -106,9 +117,10 @@ def test_a_read_that_is_not_cached_would_block(tmp_path: Path) -> None:
     checkpoint.release()
 
 
-def test_blocks_cover_the_keys_between_two_bounds(tmp_path: Path) -> None:
+@packed_or_not
+def test_blocks_cover_the_keys_between_two_bounds(tmp_path: Path, packed: bool) -> None:
     records = user_values(3000, "x" * 60)
-    table = (checkpoint := opened(write(tmp_path / "c", records))).tables[1]
+    table = (checkpoint := opened(write(tmp_path / "c", records, packed=packed))).tables[1]
     numbers = table.block_numbers(None, None)
     assert len(numbers) == table.n_blocks > 4
     for start, stop in ((None, "u00000"), ("u01000", "u01001"), ("a", "z"), ("u02999", None), ("z", "a")):
@@ -128,9 +140,10 @@ def everything(checkpoint: Checkpoint, keys: list[HotKey]) -> list[Any]:
     return [list(table.records()), [table.find(key_hash(key), key, blocking=True) for key in keys]]
 
 
-def test_every_flipped_bit_is_refused_or_without_effect(tmp_path: Path) -> None:
+@packed_or_not
+def test_every_flipped_bit_is_refused_or_without_effect(tmp_path: Path, packed: bool) -> None:
     records = user_values(40)
-    path = write(tmp_path / "c", records)
+    path = write(tmp_path / "c", records, packed=packed)
     good = path.read_bytes()
     keys = [key for key, _ in records]
     expected = everything(checkpoint := opened(path), keys)
@@ -228,6 +241,64 @@ def test_a_forged_directory_asks_for_no_memory(field: int, forged: Any, tmp_path
     checkpoint = opened(path)
     with pytest.raises(ws.CorruptionError):
         everything(checkpoint, [records[0][0]])
+    checkpoint.release()
+
+
+def test_a_large_record_lies_in_no_block_with_others(tmp_path: Path) -> None:
+    values = user_values(20)
+    values[7] = USERS.encode(User(id="u00007", note="x" * 100_000))[1:]
+    for packed in (False, True):
+        table = (checkpoint := opened(write(tmp_path / f"{packed}", values, packed=packed))).tables[1]
+        sizes = [len(list(table.payloads(number))) for number in table.block_numbers(None, None)]
+        assert sizes == [7, 1, 12]
+        assert everything(checkpoint, ["u00007"]) == [values, [values[7][1]]]
+        checkpoint.release()
+
+
+@packed_or_not
+@pytest.mark.parametrize("header", [(9, 9, 9, 0), (1, 1, 2, 0), (0, 8, 4, 0), (4, 4, 0, 60)])
+def test_an_index_page_that_is_none_is_damage_though_its_checksum_holds(
+    header: tuple[int, ...], packed: bool, tmp_path: Path
+) -> None:
+    records = user_values(400)
+    path = write(tmp_path / "c", records, packed=packed)
+
+    def edit(page: bytearray) -> None:
+        page[6:10] = bytes(header)
+
+    offset = stores.rewrite_page(path, 0, edit)
+    checkpoint = opened(path)
+    key = min((key for key, _ in records), key=key_hash)
+    with pytest.raises(ws.CorruptionError, match="the header of an index page is wrong") as error:
+        checkpoint.tables[1].find(key_hash(key), key, blocking=True)
+    assert (error.value.path, error.value.offset) == (str(path), offset)
+    checkpoint.release()
+
+
+@packed_or_not
+def test_a_place_that_is_none_is_damage_and_asks_for_no_memory(packed: bool, tmp_path: Path) -> None:
+    path = write(tmp_path / "c", [user_values(1)[0]], packed=packed)
+    good = path.read_bytes()
+    key = "u00000"
+    for column in (1, 2):
+        path.write_bytes(good)
+
+        def edit(page: bytearray, column: int = column) -> None:
+            page[6:10] = bytes([8, 8, page[8], page[9]])  # wide offsets and lengths
+            at, width = stores.columns_of(page)[1][column]
+            page[at : at + width] = (1 << 62).to_bytes(width, "little")
+
+        stores.rewrite_page(path, 0, edit)
+        checkpoint = opened(path)
+        with pytest.raises(ws.CorruptionError, match="a record lies behind the end of the file"):
+            checkpoint.tables[1].find(key_hash(key), key, blocking=True)
+        checkpoint.release()
+
+
+def test_rows_of_a_packed_block_that_are_none_are_damage(tmp_path: Path) -> None:
+    checkpoint = opened(write(tmp_path / "c", [("a", b"\xc1"), ("b", b"\xc1")], packed=True))
+    with pytest.raises(ws.CorruptionError, match="a row is no stored value"):
+        checkpoint.tables[1].find(key_hash("a"), "a", blocking=True)
     checkpoint.release()
 
 

@@ -126,8 +126,8 @@ def test_all_damaged_parts_are_named_at_once(store: Path) -> None:
 
 def test_an_index_entry_with_another_checksum_is_named(store: Path) -> None:
     def edit(page: bytearray) -> None:
-        n = struct.unpack_from("<H", page, 4)[0]
-        page[8 + 16 * n] ^= 1
+        _, (*_, (crcs, _)) = stores.columns_of(page)
+        page[crcs] ^= 1
 
     checkpoint = stores.checkpoint_file(store)
     stores.rewrite_page(checkpoint, 0, edit)
@@ -137,20 +137,24 @@ def test_an_index_entry_with_another_checksum_is_named(store: Path) -> None:
 
 def test_a_record_that_the_index_lacks_and_an_entry_without_a_record_are_named(store: Path) -> None:
     def edit(page: bytearray) -> None:
-        n = struct.unpack_from("<H", page, 4)[0]
-        page[8 + 8 * n + 3] ^= 1  # the place of the first entry: another length of the record
+        _, (_, _, (lengths, _), _) = stores.columns_of(page)
+        page[lengths] ^= 1  # of the first entry's record
 
     checkpoint = stores.checkpoint_file(store)
     page = stores.rewrite_page(checkpoint, 1, edit)
     messages = {message.split(" at offset")[0]: offset for _, offset, message in defects(store)}
     assert set(messages) == {"the record is not found through the index", "the index names a record"}
-    n = struct.unpack_from("<H", checkpoint.read_bytes(), page + 4)[0]
-    assert messages["the index names a record"] == page + 8 + 8 * n
+    _, (_, (offsets, _), *_) = stores.columns_of(checkpoint.read_bytes()[page:])
+    assert messages["the index names a record"] == page + offsets
 
 
 def test_an_index_out_of_order_is_named(store: Path) -> None:
     def edit(page: bytearray) -> None:
-        page[8:16], page[16:24] = page[16:24], page[8:16]
+        _, ((ranks, _), *_) = stores.columns_of(page)
+        page[ranks + 4 : ranks + 8], page[ranks + 8 : ranks + 12] = (
+            page[ranks + 8 : ranks + 12],
+            page[ranks + 4 : ranks + 8],
+        )
 
     page = stores.rewrite_page(stores.checkpoint_file(store), 0, edit)
     found = defects(store)
@@ -159,8 +163,8 @@ def test_an_index_out_of_order_is_named(store: Path) -> None:
 
 def test_an_entry_twice_is_named(store: Path) -> None:
     def edit(page: bytearray) -> None:
-        n = struct.unpack_from("<H", page, 4)[0]
-        for start, width in ((8, 8), (8 + 8 * n, 8), (8 + 16 * n, 4)):
+        _, columns = stores.columns_of(page)
+        for start, width in columns:
             page[start + width : start + 2 * width] = page[start : start + width]
 
     stores.rewrite_page(stores.checkpoint_file(store), 0, edit)
@@ -405,16 +409,76 @@ def test_columns_and_other_tables_are_verified_too(tmp_path: Path) -> None:
 
 def test_an_index_with_fewer_entries_than_records_is_named(store: Path) -> None:
     def edit(page: bytearray) -> None:
-        n = struct.unpack_from("<H", page, 4)[0]
-        columns = page[8 : 8 + 8 * n], page[8 + 8 * n : 8 + 16 * n], page[8 + 16 * n : 8 + 20 * n]
-        kept = b"".join(bytes(c[: -len(c) // n]) for c in columns)
-        page[4:] = (struct.pack("<HH", n - 1, 0) + kept).ljust(4092, b"\0")
+        n, columns = stores.columns_of(page)
+        kept = b"".join(bytes(page[at : at + (n - 1) * width]) for at, width in columns)
+        page[4:] = (struct.pack("<H", n - 1) + page[6 : columns[0][0]] + kept).ljust(4092, b"\0")
 
     checkpoint = stores.checkpoint_file(store)
     offset = stores.rewrite_page(checkpoint, 0, edit)
     found = defects(store)
     assert (checkpoint.name, offset, "the index has 399 entries, the directory says 400 records") in found
     assert [m for _, _, m in found].count("the record is not found through the index") == 1
+
+
+def rows_of_users(n: int) -> list[tuple[Any, bytes]]:
+    return user_values(1, [f"u{i:04d}" for i in range(n)])
+
+
+def test_the_index_of_packed_blocks_is_held_against_them(store: Path) -> None:
+    def copied(page: bytearray) -> None:
+        for start, width in stores.columns_of(page)[1]:
+            page[start + width : start + 2 * width] = page[start : start + width]
+
+    def of_another_block(page: bytearray) -> None:
+        n, (_, (at, width), _, _) = stores.columns_of(page)
+        offsets = [bytes(page[at + i * width : at + (i + 1) * width]) for i in range(n)]
+        page[at : at + width] = next(other for other in offsets if other != offsets[0])
+
+    def of_no_block(page: bytearray) -> None:
+        _, (_, _, (lengths, _), _) = stores.columns_of(page)
+        page[lengths] ^= 1
+
+    def of_another_hash(page: bytearray) -> None:
+        _, ((ranks, _), *_) = stores.columns_of(page)
+        page[ranks + 4] ^= 1
+
+    checkpoint = stores.replace_checkpoint(store, 1, rows_of_users(400), packed=True)
+    good = checkpoint.read_bytes()
+    assert defects(store) == []
+    missing = "the record is not found through the index"
+    for edit, other in (
+        (copied, "two index entries name the record"),
+        (of_another_block, "the index names a record"),
+        (of_no_block, "the index names a record"),
+        (of_another_hash, "the index names a record"),
+    ):
+        checkpoint.write_bytes(good)
+        page = stores.rewrite_page(checkpoint, 0, edit)
+        found = {message.split(" at offset")[0]: offset for _, offset, message in defects(store)}
+        assert set(found) == {missing, other}, edit
+        assert page < found[other] < page + 4096
+        assert found[missing] < page
+    checkpoint.write_bytes(good)
+    stores.flip(checkpoint, 100)
+    assert defects(store) == [(checkpoint.name, 0, "the checksum of a block is wrong")]
+
+
+def test_records_of_packed_blocks_whose_hashes_have_one_rank_are_told_apart(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warpstore.checkpoint.writer.xxh3_64_intdigest", lambda _: 7)
+    monkeypatch.setattr("warpstore.verification.checkpoint_table.key_hash", lambda _: 7)
+    checkpoint = stores.replace_checkpoint(store, 1, rows_of_users(300), packed=True)
+    assert defects(store) == []
+
+    def one_less(page: bytearray) -> None:
+        n, columns = stores.columns_of(page)
+        kept = b"".join(bytes(page[at : at + (n - 1) * width]) for at, width in columns)
+        page[4:] = (struct.pack("<H", n - 1) + page[6 : columns[0][0]] + kept).ljust(4092, b"\0")
+
+    stores.rewrite_page(checkpoint, 0, one_less)
+    messages = {message for _, _, message in defects(store)}
+    assert messages == {"the index has 299 entries, the directory says 300 records"}
 
 
 def test_roots_that_contradict_their_parts_are_named(store: Path) -> None:

@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
+import lz4.block
 import pytest
 
 import warpstore as ws
@@ -19,6 +21,14 @@ from tests.support.worlds import MODES, World, collected, turns, until, world_in
 from wal import OsFileSystem
 from warpstore._native import MemoryPool
 from warpstore.blocks import BlockCache, BlockFiles, block_path
+from warpstore.blocks.format import (
+    BLOCK_HEADER_BYTES,
+    FILE_HEADER_BYTES,
+    lengths_of,
+    unpack_block,
+    unpack_block_header,
+    unpack_file_header,
+)
 from warpstore.checkpoint import CheckpointJob, CheckpointResult, TableJob, apart
 from warpstore.checkpoint.apart import SetApart
 from warpstore.checkpoint.job import ShardJob, run_job
@@ -101,6 +111,22 @@ def people(n: int, salt: int = 0) -> dict[str, Person]:
 
 def text(i: int, n: int = 300, salt: int = 0) -> str:
     return random.Random(i * 31 + salt).randbytes(n // 2).hex()
+
+
+class Stored(ws.Record, name="stored"):
+    id: Annotated[str, ws.Key()]
+    text: Annotated[str, ws.Disk()]
+    raw: Annotated[bytes, ws.Disk()]
+
+
+class StoredByUuid(ws.Record, name="stored by uuid"):
+    id: Annotated[UUID, ws.Key()]
+    text: Annotated[str, ws.Disk()]
+    raw: Annotated[bytes, ws.Disk()]
+
+
+INDEX_BYTES_MAX = 24
+"""Bytes on disk of a record that is wholly there, beside its key and what lz4 makes of its fields."""
 
 
 @pytest.fixture
@@ -872,3 +898,33 @@ async def test_a_block_file_that_goes_takes_no_records_of_other_tables_out_of_me
 def blocks_of(tier: HotTier) -> tuple[int, ...]:
     assert tier.checkpoint is not None
     return tuple(tier.checkpoint.block_numbers)
+
+
+@pytest.mark.parametrize("model", [Stored, StoredByUuid])
+async def test_the_index_of_a_record_wholly_on_disk_is_at_most_24_bytes(model: Any, world: World) -> None:
+    n, words = 20_000, [text(i, 12) for i in range(500)]
+    rng = random.Random(5)
+    keys = [f"user:{i:09d}" if model is Stored else UUID(int=rng.getrandbits(128)) for i in range(n)]
+    records = [model(id=one, text=" ".join(rng.choices(words, k=25)), raw=rng.randbytes(80)) for one in keys]
+    async with world.open(model, shards=2) as store:
+        await store[model].put_many(records)
+        await store.checkpoint()
+    paths = [*Path(world.path, "checkpoint").iterdir(), *Path(world.path, "blocks").iterdir()]
+    data = sum(len(one) if isinstance(one, str) else 16 for one in keys)
+    for path in paths:
+        if path.suffix == ".blk":
+            data += sum(fields_bytes(path.read_bytes()))
+    index = sum(path.stat().st_size for path in paths) - data
+    assert 0 < index / n <= INDEX_BYTES_MAX
+
+
+def fields_bytes(file: bytes) -> Iterable[int]:
+    """Yield for each block of a block file what lz4 makes of its items alone."""
+    salt, at = unpack_file_header(file[:FILE_HEADER_BYTES])[2], FILE_HEADER_BYTES
+    while at < len(file):
+        behind = at + BLOCK_HEADER_BYTES
+        header = unpack_block_header(file[at:behind])
+        raw = unpack_block(salt, at, header, file[behind : behind + header.stored_bytes])
+        items = raw[-sum(lengths_of(raw, header.n_items)) :]
+        yield len(lz4.block.compress(items, store_size=False)) if header.codec else len(items)
+        at = behind + header.stored_bytes

@@ -4,11 +4,11 @@
 
     file header   64 bytes: magic | version u16 | 0 u16 | number u32 | salt u64 | store id 16 bytes | zeros | crc u32
     block*        header, 32 bytes: crc u32 | stored u32 | raw u32 | items u32 | codec u8 | flags u8 | zeros
-                  then ``stored`` bytes, which decompress to ``raw`` bytes: end u32[items] | items
+                  then ``stored`` bytes, which decompress to ``raw`` bytes: end u16[items] or u32[items] | items
 
 A block's CRC32C covers the file's salt, the block's own offset, the rest of its header and its stored bytes: a block
 that was moved, or left over from another file, is no block. Sizes are checked before they are used. The ends of items
-count from the first one's beginning.
+count from the first one's beginning; they are u16 where ``raw`` is less than 64 KiB, else u32.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ MAGIC = b"WARPBLK1"
 FORMAT_VERSION = 1
 FILE_HEADER_BYTES = 64
 BLOCK_HEADER_BYTES = 32
-ITEM_BYTES = 4
-"""Of an item's end."""
-
 RAW_BYTES_MAX = 20 << 20
 """More than a record of the largest size, and its length."""
 
@@ -40,9 +37,9 @@ _FILE_HEADER = struct.Struct("<8sHHIQ16s")
 _BLOCK_HEADER = struct.Struct("<IIIIBB")
 _CHECKED = struct.Struct("<IIIBB")
 _CRC = struct.Struct("<I")
-_END = struct.Struct("<I")
-_ENDS = struct.Struct("<II")
+_SHORT_BYTES_MAX = (1 << 16) - 1
 _SEED = struct.Struct("<QQ")
+_END_FORMATS = {2: "H", 4: "I"}
 _ZEROS = bytes(BLOCK_HEADER_BYTES - _BLOCK_HEADER.size)
 
 
@@ -95,7 +92,9 @@ def pack_block(salt: int, offset: int, items: list[bytes], compression: str, thr
         threshold: Fewer bytes than this are not compressed.
         cache: Whether what it holds may stay in memory after a read.
     """
-    raw = b"".join((struct.pack(f"<{len(items)}I", *accumulate(map(len, items))), *items))
+    ends = list(accumulate(map(len, items)))
+    n_bytes = raw_size(len(items), ends[-1] if ends else 0)
+    raw = b"".join((struct.pack(f"<{len(items)}{_END_FORMATS[end_bytes(n_bytes)]}", *ends), *items))
     codec, stored = _STORED, raw
     if compression != "none" and len(raw) >= threshold:
         if compression == "max":
@@ -121,7 +120,11 @@ def unpack_block_header(data: bytes) -> BlockHeader:
         raise ValueError("the block's header is damaged")
     if header.raw_bytes > RAW_BYTES_MAX or header.stored_bytes > RAW_BYTES_MAX:
         raise ValueError("the block says that it is larger than a block can be")
-    if 4 * header.n_items > header.raw_bytes or header.codec > _LZ4_HIGH or data[_BLOCK_HEADER.size :] != _ZEROS:
+    if (
+        end_bytes(header.raw_bytes) * header.n_items > header.raw_bytes
+        or header.codec > _LZ4_HIGH
+        or data[_BLOCK_HEADER.size :] != _ZEROS
+    ):
         raise ValueError("the block's header is damaged")
     return header
 
@@ -147,6 +150,17 @@ def unpack_block(salt: int, offset: int, header: BlockHeader, data: bytes) -> by
     return raw
 
 
+def end_bytes(raw_bytes: int) -> int:
+    """Return the bytes of an item's end, in a block that holds so many bytes."""
+    return 2 if raw_bytes <= _SHORT_BYTES_MAX else 4
+
+
+def raw_size(n_items: int, n_bytes: int) -> int:
+    """Return how many bytes a block holds that has so many items, of so many bytes together."""
+    short = 2 * n_items + n_bytes
+    return short if end_bytes(short) == 2 else 4 * n_items + n_bytes
+
+
 def lengths_of(raw: bytes, n_items: int) -> list[int]:
     """Return the length of each item of what a block holds.
 
@@ -155,9 +169,10 @@ def lengths_of(raw: bytes, n_items: int) -> list[int]:
     """
     if not n_items:
         raise ValueError("the block has no items")
-    ends = struct.unpack_from(f"<{n_items}I", raw)
+    width = end_bytes(len(raw))
+    ends = struct.unpack_from(f"<{n_items}{_END_FORMATS[width]}", raw)
     lengths = [end - start for start, end in pairwise((0, *ends))]
-    if min(lengths) < 0 or ITEM_BYTES * n_items + ends[-1] != len(raw):
+    if min(lengths) < 0 or width * n_items + ends[-1] != len(raw):
         raise ValueError("the ends of the block's items are wrong")
     return lengths
 
@@ -170,7 +185,7 @@ def size_in_file(block_bytes: int, raw_bytes: int, item_bytes: int) -> int:
         raw_bytes: What the block holds, decompressed.
         item_bytes: The item's.
     """
-    return size_class(max(1, round(block_bytes / raw_bytes * (item_bytes + ITEM_BYTES))))
+    return size_class(max(1, round(block_bytes / raw_bytes * (item_bytes + end_bytes(raw_bytes)))))
 
 
 def item_of(raw: bytes, n_items: int, index: int) -> bytes:
@@ -181,8 +196,10 @@ def item_of(raw: bytes, n_items: int, index: int) -> bytes:
     """
     if index >= n_items:
         raise ValueError(f"the block has {n_items} items, and no item {index}")
-    first = 4 * n_items
-    start, end = _ENDS.unpack_from(raw, 4 * index - 4) if index else (0, *_END.unpack_from(raw))
+    width = end_bytes(len(raw))
+    first, at = width * n_items, width * index
+    start = int.from_bytes(raw[at - width : at], "little") if index else 0
+    end = int.from_bytes(raw[at : at + width], "little")
     if start > end or first + end > len(raw):
         raise ValueError("the ends of the block's items are wrong")
     return raw[first + start : first + end]

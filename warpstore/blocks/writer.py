@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from wal import File
-from warpstore.blocks.format import ITEM_BYTES, pack_block, pack_file_header, size_in_file
+from warpstore.blocks.format import pack_block, pack_file_header, raw_size, size_in_file
 from warpstore.parts import ITEMS_MAX, PartPlan, Place
 
 BLOCK_BYTES = {"lz4": 16 << 10, "max": 64 << 10, "none": 16 << 10}
@@ -90,7 +90,7 @@ class BlockWriter:
         compression, cache, threshold = kind
         self._put(pack_block(self._salt, offset, items, compression, threshold, cache=cache))
         self.n_items += len(items)
-        block_bytes, raw_bytes = self.n_bytes - offset, sum(map(len, items)) + ITEM_BYTES * len(items)
+        block_bytes, raw_bytes = self.n_bytes - offset, raw_size(len(items), sum(map(len, items)))
         for index, (item, placed) in enumerate(zip(items, waiting, strict=True)):
             place = Place(self.number, offset, index, size_in_file(block_bytes, raw_bytes, len(item)))
             self.n_placed += place.n_bytes

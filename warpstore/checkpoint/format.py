@@ -2,17 +2,17 @@
 
 ::
 
-    block*        records in key order: n u32 | lengths u32[n] | payloads
-    index page*   4,096 bytes: crc u32 | n u16 | 0 u16 | hash u64[n] | place u64[n] | crc u32[n], sorted by hash
+    block*        records in key order: n u32 | lengths u32[n] | payloads; packed in some tables (`checkpoint.packed`)
+    index page*   4,096 bytes: entries sorted by the xxh3-64 of the key (`checkpoint.index_page`)
     page root     crc u32 | n u32 | first hash of each page u64[n]
     block root    crc u32 | n u32 | msgpack [[first key, offset, bytes, crc], ...]
     directory     msgpack `Directory`
     footer        64 bytes: magic | directory offset, bytes, crc | salt | store id | crc
 
-Blocks, pages and roots repeat once a table. An index entry is 20 bytes: the xxh3-64 of the key, the place of the
-payload (offset in the upper 40 bits, length in the lower 24), and the payload's CRC32C, so one record is read and
-verified without its block. The CRC32C of blocks, pages and roots covers the file's random salt and their own offset: a
-part that was moved, or left over from another file, is no part.
+Blocks, pages and roots repeat once a table. An index entry names the payload of its record by offset, length and
+CRC32C, so one record is read and verified without its block. In a packed table it names the block by offset and length,
+which has a checksum of its own. The CRC32C of blocks, pages and roots covers the file's random salt and their own
+offset: a part that was moved, or left over from another file, is no part.
 """
 
 from __future__ import annotations
@@ -26,14 +26,12 @@ from google_crc32c import extend, value
 MAGIC = b"WARPCKP1"
 FORMAT_VERSION = 2  # 2: records may have parts in block files
 PAGE_BYTES = 4096
-PAGE_ENTRIES = 204
 BLOCK_BYTES = 32 << 10
-LENGTH_BITS = 24
-LENGTH_MASK = (1 << LENGTH_BITS) - 1
 DIRECTORY_BYTES_MAX = 64 << 20
 
 BLOCK_HEADER = struct.Struct("<I")
-PAGE_HEADER = struct.Struct("<IHH")
+PACKED_HEADER = struct.Struct("<II")
+PAGE_HEADER = struct.Struct("<IHBBBBHQ")
 ROOT_HEADER = struct.Struct("<II")
 _FOOTER = struct.Struct("<8sQII Q16s")
 _CRC = struct.Struct("<I")
@@ -53,6 +51,7 @@ class TableEntry(msgspec.Struct, array_like=True, frozen=True):
         n_pages: Index pages.
         page_root: (offset, bytes) of the page root.
         block_root: (offset, bytes) of the block root.
+        packed: Whether its blocks are packed, and its index names blocks.
     """
 
     table: int
@@ -63,6 +62,7 @@ class TableEntry(msgspec.Struct, array_like=True, frozen=True):
     n_pages: int
     page_root: tuple[int, int]
     block_root: tuple[int, int]
+    packed: bool = False
 
 
 class BlockUse(msgspec.Struct, array_like=True, frozen=True):
@@ -98,7 +98,10 @@ class Directory(msgspec.Struct, array_like=True, frozen=True):
 
 
 class BlockEntry(msgspec.Struct, array_like=True, frozen=True):
-    """Where a block is, and what it must be: its first key, its offset, its size and its CRC32C."""
+    """Where a block is, and what it must be: its first key, its offset, its size and its CRC32C.
+
+    That of a packed block is the one that it opens with.
+    """
 
     first: Any
     offset: int

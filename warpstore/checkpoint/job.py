@@ -241,7 +241,10 @@ def _write_file(
         live: Records = _live(_merged(records, fresh.get(table.table, {})), job.now_ms)
         if rewrite is not None:
             live = rewrite(table.table, live)
-        n_records += writer.write_table(table.table, apart.of_table(table, live) if table.parts else live)
+        if table.parts:
+            n_records += writer.write_table(table.table, apart.of_table(table, live), packed=True)
+        else:
+            n_records += writer.write_table(table.table, live)
     writer.finish(shard.lsn, apart.finish())
     return n_records
 

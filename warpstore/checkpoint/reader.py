@@ -18,13 +18,10 @@ from wal import File, FileSystem
 from warpstore._native import MemoryPool, Rows
 from warpstore.blocks import BlockFiles
 from warpstore.checkpoint.format import (
+    BLOCK_HEADER,
     FOOTER_BYTES,
     FORMAT_VERSION,
-    LENGTH_BITS,
-    LENGTH_MASK,
     PAGE_BYTES,
-    PAGE_ENTRIES,
-    PAGE_HEADER,
     ROOT_HEADER,
     BlockEntry,
     Directory,
@@ -32,13 +29,15 @@ from warpstore.checkpoint.format import (
     checksum,
     unpack_footer,
 )
+from warpstore.checkpoint.index_page import IndexPage
+from warpstore.checkpoint.packed import unpack
 from warpstore.errors import CorruptionError, FormatVersionError, UnavailableError
 from warpstore.keys import HotKey
 from warpstore.values import split_payload
 from warpstore.would_block import WOULD_BLOCK, WouldBlock
 
 PAGES_CACHED_MAX = 1024
-_PAGE_COST = PAGE_BYTES + 128  # with its place in the dictionary
+_PAGE_COST = PAGE_BYTES + 768  # with what reads it, and its place in the dictionary
 _NO_POOLS: Mapping[int, MemoryPool] = {}
 
 
@@ -181,7 +180,7 @@ class CheckpointTable:
         self._page_root: memoryview | None = None
         self._block_root: list[BlockEntry] | None = None
         self._first_keys: list[Any] = []
-        self._pages: dict[int, bytes] = {}
+        self._pages: dict[int, IndexPage] = {}
         self._pool = pool
         self._charged = 0
 
@@ -211,7 +210,8 @@ class CheckpointTable:
             UnavailableError: reading failed.
 
         Cost:
-            An index page, cached, and the record itself: two reads at most.
+            An index page, cached, and the record itself, or its packed block: two reads at most, but for another key
+            of the same rank in the page, of which one in ten million has one.
         """
         if not self.n_records:
             return None
@@ -223,29 +223,38 @@ class CheckpointTable:
             page = self._page(number, blocking=blocking)
             if isinstance(page, WouldBlock):
                 return page
-            n = PAGE_HEADER.unpack_from(page)[1]
-            hashes = memoryview(page)[8 : 8 + 8 * n].cast("Q")
-            i = bisect_left(hashes, digest)
-            while i < n and hashes[i] == digest:
-                payload = self._record(page, n, i, blocking=blocking)
-                if isinstance(payload, WouldBlock) or split_payload(payload)[1] == key:
+            for i in page.entries_of(digest):
+                payload = self._payload(page, i, key, blocking=blocking)
+                if payload is not None:
                     return payload
-                i += 1
             number += 1
         return None
 
-    def _record(self, page: bytes, n: int, i: int, *, blocking: bool) -> bytes | WouldBlock:
-        place = int.from_bytes(page[8 + 8 * (n + i) : 16 + 8 * (n + i)], "little")
-        offset, length = place >> LENGTH_BITS, place & LENGTH_MASK
-        payload = self._read(length, offset) if blocking else self._file.read_cached(length, offset)
-        if payload is None:
+    def _payload(self, page: IndexPage, i: int, key: HotKey, *, blocking: bool) -> bytes | WouldBlock | None:
+        """Return the payload of a key, if an entry names it."""
+        offset, length = page.place(i)
+        if offset + length > self._file_bytes:
+            raise self._damaged(offset, "a record lies behind the end of the file")
+        data = self._read(length, offset) if blocking else self._file.read_cached(length, offset)
+        if data is None:
             return WOULD_BLOCK
-        crc = 8 + 16 * n + 4 * i
-        if len(payload) != length or value(payload) != int.from_bytes(page[crc : crc + 4], "little"):
+        payload: bytes | None = data
+        if self._entry.packed:
+            payload = self._packed_payload(data, offset, key)
+        elif len(data) != length or value(data) != page.crc(i):
             raise self._damaged(offset, "the checksum of a record is wrong")
-        return payload
+        return payload if payload is not None and split_payload(payload)[1] == key else None
 
-    def _page(self, number: int, *, blocking: bool) -> bytes | WouldBlock:
+    def _packed_payload(self, block: bytes, offset: int, key: HotKey) -> bytes | None:
+        """Return the first payload of a packed block that is not before a key."""
+        rows = self._unpacked([block], offset)
+        try:
+            rows.between(key, None)
+        except ValueError as e:
+            raise self._damaged(offset, str(e)) from e
+        return rows[0] if len(rows) else None
+
+    def _page(self, number: int, *, blocking: bool) -> IndexPage | WouldBlock:
         page = self._pages.get(number)
         if page is not None:
             return page
@@ -253,17 +262,17 @@ class CheckpointTable:
         read = self._read(PAGE_BYTES, offset) if blocking else self._file.read_cached(PAGE_BYTES, offset)
         if read is None:
             return WOULD_BLOCK
-        if (
-            len(read) != PAGE_BYTES
-            or checksum(self._salt, offset, read[4:]) != int.from_bytes(read[:4], "little")
-            or PAGE_HEADER.unpack_from(read)[1] > PAGE_ENTRIES
-        ):
+        if len(read) != PAGE_BYTES or checksum(self._salt, offset, read[4:]) != int.from_bytes(read[:4], "little"):
             raise self._damaged(offset, "the checksum of an index page is wrong")
+        try:
+            page = IndexPage(read)
+        except ValueError as e:
+            raise self._damaged(offset, str(e)) from e
         if len(self._pages) >= PAGES_CACHED_MAX:
             self._pages.pop(next(iter(self._pages)), None)
-        self._pages[number] = read
+        self._pages[number] = page
         self._charge()
-        return read
+        return page
 
     def _read_page_root(self) -> memoryview:
         n, body = self._root(self._entry.page_root)
@@ -329,16 +338,52 @@ class CheckpointTable:
         if data is None:
             return WOULD_BLOCK
         at = 0
+        blocks: list[bytes] = []
         for entry in entries:
             block = data[at : at + entry.n_bytes]
             is_whole = len(block) == entry.n_bytes and entry.offset == start + at
-            if not is_whole or checksum(self._salt, entry.offset, block) != entry.crc:
+            if not is_whole or self._crc(entry.offset, block) != entry.crc:
                 raise self._damaged(entry.offset, "the checksum of a block is wrong")
+            blocks.append(block)
             at += entry.n_bytes
+        return self._unpacked(blocks, start) if self._entry.packed else self._rows(data, blocks, start)
+
+    def _crc(self, offset: int, block: bytes) -> int:
+        """Return the CRC32C of a block; of a packed one what it says, which is verified where it is unpacked."""
+        return int.from_bytes(block[:4], "little") if self._entry.packed else checksum(self._salt, offset, block)
+
+    def _unpacked(self, blocks: list[bytes], offset: int) -> Rows:
+        """Return the rows of packed blocks, one behind another from an offset on."""
+        at = offset
+        unpacked: list[bytes] = []
+        for block in blocks:
+            try:
+                unpacked.append(unpack(self._salt, at, block))
+            except ValueError as e:
+                raise self._damaged(at, str(e)) from e
+            at += len(block)
+        return self._rows(b"".join(unpacked), unpacked, offset)
+
+    def _rows(self, data: bytes, blocks: list[bytes], offset: int) -> Rows:
         try:
-            return Rows.of_blocks(data, [entry.n_bytes for entry in entries])
+            return Rows.of_blocks(data, [len(block) for block in blocks])
         except ValueError as e:
-            raise self._damaged(start, str(e)) from e
+            raise self._damaged(offset, str(e)) from e
+
+    def payloads(self, number: int) -> Iterator[tuple[int, int, bytes]]:
+        """Yield the payloads of a block, each with the offset and the length by which the index names it; blocks.
+
+        Raises:
+            CorruptionError: the block is damaged.
+        """
+        rows = self.read_blocks(number, 1, blocking=True)
+        assert not isinstance(rows, WouldBlock)
+        assert self._block_root is not None
+        block = self._block_root[number]
+        at = block.offset + BLOCK_HEADER.size + 4 * len(rows)
+        for payload in rows:
+            yield (block.offset, block.n_bytes, payload) if self._entry.packed else (at, len(payload), payload)
+            at += len(payload)
 
     def records(self) -> Iterator[tuple[HotKey, bytes]]:
         """Yield every record as (hot key, payload) in key order; blocks."""

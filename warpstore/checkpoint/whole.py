@@ -77,7 +77,7 @@ def _parts(file: File, table: TableEntry, salt: int) -> Iterator[_Part]:
     if len(root) != n_bytes or checksum(salt, offset, root[4:]) != int.from_bytes(root[:4], "little"):
         raise ValueError(f"the checksum of the root at {offset} is wrong")
     for block in msgspec.msgpack.decode(root[ROOT_HEADER.size :], type=list[BlockEntry]):
-        yield block.offset, block.n_bytes, block.crc
+        yield block.offset, block.n_bytes, -1 if table.packed else block.crc
     for number in range(table.n_pages):
         yield table.pages_offset + number * PAGE_BYTES, PAGE_BYTES, -1
     yield *table.page_root, -1

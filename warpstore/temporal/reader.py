@@ -16,7 +16,7 @@ from google_crc32c import value
 from warpstore.blocks import BlockCache
 from warpstore.blocks.format import (
     BLOCK_HEADER_BYTES,
-    ITEM_BYTES,
+    end_bytes,
     item_of,
     lengths_of,
     unpack_block,
@@ -220,7 +220,7 @@ class SeriesReader:
         offset = HEADER_BYTES
         while offset < self._directory.pages_offset:
             raw, n_items, end = self._block(offset)
-            start = ITEM_BYTES * n_items
+            start = end_bytes(len(raw)) * n_items
             try:
                 for i, n_bytes in enumerate(lengths_of(raw, n_items)):
                     yield offset << INDEX_BITS | i, decode_run(raw[start : start + n_bytes])

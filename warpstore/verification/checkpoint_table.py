@@ -1,14 +1,15 @@
 """Verifies one table of a checkpoint: pages, roots, blocks, records, and that index and blocks name the same records.
 
-Every record of a block is looked for in the index, by its hash and its place. Records have different places, so each
-finds an entry of its own; if the index has as many entries as there are records, every entry is found, too. Only where
-the numbers differ is each entry looked at. So the memory is that of the block root and of a bounded number of pages.
+Every record of a block is looked for in the index, by its hash and its place. Records differ in these, so each finds an
+entry of its own; if the index has as many entries as there are records, every entry is found, too. Only where the
+numbers differ is each entry looked at. So the memory is that of the block root and of a bounded number of pages.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -16,14 +17,8 @@ import msgspec
 from google_crc32c import value as crc32c
 
 from warpstore.checkpoint import CheckpointTable, WouldBlock
-from warpstore.checkpoint.format import (
-    BLOCK_HEADER,
-    LENGTH_BITS,
-    LENGTH_MASK,
-    PAGE_BYTES,
-    PAGE_HEADER,
-    BlockEntry,
-)
+from warpstore.checkpoint.format import PAGE_BYTES, BlockEntry
+from warpstore.checkpoint.index_page import IndexPage
 from warpstore.errors import CorruptionError
 from warpstore.keys import HotKey, key_hash
 from warpstore.values import has_deadline, split_payload
@@ -73,28 +68,28 @@ class TableCheck:
     def _page_offset(self, number: int) -> int:
         return self._entry.pages_offset + number * PAGE_BYTES
 
-    def _page(self, number: int) -> tuple[bytes, int, memoryview]:
+    def _page(self, number: int) -> IndexPage:
         page = self._table._page(number, blocking=True)
         assert not isinstance(page, WouldBlock)
-        n = PAGE_HEADER.unpack_from(page)[1]
-        return page, n, memoryview(page)[8 : 8 + 8 * n].cast("Q")
+        return page
 
     def _pages(self) -> Iterator[Finding]:
         before = 0
         for number in range(self._entry.n_pages):
             try:
-                _, n, hashes = self._page(number)
+                page = self._page(number)
             except CorruptionError as e:
                 self._bad_pages.add(number)
                 self._first_hashes.append(before)
                 yield finding_of(self._kind, e, self._path)
                 continue
             self._advance(PAGE_BYTES)
+            n = len(page)
             self._n_entries += n
-            self._first_hashes.append(hashes[0] if n else before)
-            if not n or hashes[0] < before or any(a > b for a, b in pairwise(hashes)):
+            self._first_hashes.append(page.first)
+            if not n or page.first < before or page.ranks[0] or any(a > b for a, b in pairwise(page.ranks)):
                 yield self._finding(self._page_offset(number), "the hashes of the index page are not in order")
-            before = max(before, hashes[n - 1]) if n else before
+            before = max(before, page.last)
         if not self._bad_pages and self._n_entries != self._table.n_records:
             message = f"the index has {self._n_entries} entries, the directory says {self._table.n_records} records"
             yield self._finding(self._entry.pages_offset, message)
@@ -112,22 +107,19 @@ class TableCheck:
                 message = f"the page root names another first hash for page {number}"
                 yield self._finding(self._entry.page_root[0], message)
 
-    def _is_indexed(self, digest: int, place: int, crc: int) -> str | None:
+    def _is_indexed(self, digest: int, place: tuple[int, int], payload: bytes) -> str | None:
         """Return None if the record is found through the index, else what is wrong."""
         firsts = self._first_hashes
         number = max(0, bisect_left(firsts, digest) - 1)
         while number < len(firsts) and firsts[number] <= digest:
             if number in self._bad_pages:
                 return ""  # it may be there; the page was named
-            page, n, hashes = self._page(number)
-            i = bisect_left(hashes, digest)
-            while i < n and hashes[i] == digest:
-                if int.from_bytes(page[8 + 8 * (n + i) : 16 + 8 * (n + i)], "little") == place:
-                    at = 8 + 16 * n + 4 * i
+            page = self._page(number)
+            for i in page.entries_of(digest):
+                if page.place(i) == place:
                     self._n_found += 1
-                    same = int.from_bytes(page[at : at + 4], "little") == crc
+                    same = page.crc(i) == (None if self._entry.packed else crc32c(payload))
                     return None if same else "the index has another checksum for the record"
-                i += 1
             number += 1
         return "the record is not found through the index"
 
@@ -151,21 +143,20 @@ class TableCheck:
         n_bytes = n_expiring = 0
         for number, block in enumerate(self._blocks):
             try:
-                payloads = self._read_block(number)
+                payloads = list(self._table.payloads(number))
             except CorruptionError as e:
                 self._bad_blocks.add(number)
                 yield finding_of(self._kind, e, self._path)
                 continue
             self._advance(block.n_bytes)
-            at = block.offset + BLOCK_HEADER.size + 4 * len(payloads)
-            for i, payload in enumerate(payloads):
+            for i, (at, length, payload) in enumerate(payloads):
                 self._n_records += 1
                 n_bytes += len(payload)
                 problem = self._rules.problem(payload, self._shard, self._number)
                 if problem is None:
                     key = split_payload(payload)[1]
                     n_expiring += has_deadline(payload)
-                    problem = self._is_indexed(key_hash(key), at << LENGTH_BITS | len(payload), crc32c(payload))
+                    problem = self._is_indexed(key_hash(key), (at, length), payload)
                     if i == 0 and key != block.first:
                         yield self._finding(at, "the block root names another first key for the block")
                     if before is not None and not before < key:
@@ -173,17 +164,11 @@ class TableCheck:
                     before = key
                 if problem:
                     yield self._finding(at, problem)
-                at += len(payload)
         found = (self._n_records, n_bytes, n_expiring)
         said = (self._table.n_records, self._table.n_bytes, self._table.n_expiring)
         if not self._bad_blocks and self._blocks and found != said:
             message = f"the blocks hold (records, bytes, expiring) {found}, the directory says {said}"
             yield self._finding(self._blocks[0].offset, message)
-
-    def _read_block(self, number: int) -> list[bytes]:
-        rows = self._table.read_blocks(number, 1, blocking=True)
-        assert not isinstance(rows, WouldBlock)
-        return list(rows)
 
     # The index against the blocks
 
@@ -193,27 +178,28 @@ class TableCheck:
         for number in range(self._entry.n_pages):
             if number in self._bad_pages:
                 continue
-            page, n, hashes = self._page(number)
-            places = memoryview(page)[8 + 8 * n : 8 + 16 * n].cast("Q")
-            for i, (digest, place) in enumerate(zip(hashes, places, strict=True)):
-                offset, length = place >> LENGTH_BITS, place & LENGTH_MASK
-                where = self._page_offset(number) + 8 + 8 * (n + i)
+            page = self._page(number)
+            named = Counter[tuple[int, int, int]]()
+            for i, rank in enumerate(page.ranks):
+                offset, length = page.place(i)
+                where = self._page_offset(number) + page.offset_at(i)
                 block = bisect_right(offsets, offset) - 1
                 if block in self._bad_blocks or not self._blocks:
                     continue
-                if i and (digest, place) == (hashes[i - 1], places[i - 1]):
-                    yield self._finding(where, f"two index entries name the record at offset {offset}")
-                elif block < 0 or not self._holds(block, offset, length, digest):
+                n_held = 0 if block < 0 else self._n_held(block, (offset, length), page, rank)
+                named[rank, offset, length] += 1
+                if not n_held:
                     yield self._finding(where, f"the index names a record at offset {offset} that no block holds")
+                elif named[rank, offset, length] > n_held:
+                    yield self._finding(where, f"two index entries name the record at offset {offset}")
 
-    def _holds(self, block: int, offset: int, length: int, digest: int) -> bool:
-        payloads = self._read_block(block)
-        at = self._blocks[block].offset + BLOCK_HEADER.size + 4 * len(payloads)
-        for payload in payloads:
-            if at == offset and len(payload) == length:
+    def _n_held(self, block: int, place: tuple[int, int], page: IndexPage, rank: int) -> int:
+        """Return how many records of a block an entry with this place and this rank in its page can be for."""
+        n_held = 0
+        for at, length, payload in self._table.payloads(block):
+            if (at, length) == place:
                 try:
-                    return key_hash(split_payload(payload)[1]) == digest
+                    n_held += page.rank(key_hash(split_payload(payload)[1])) == rank
                 except (msgspec.MsgspecError, TypeError, ValueError, OverflowError):
-                    return True  # that the record is none was found already
-            at += len(payload)
-        return False
+                    n_held += 1  # that the record is none was found already
+        return n_held

@@ -12,7 +12,6 @@ from warpstore._native import MemoryPool
 from warpstore.blocks import BlockCache, BlockFile, block_path
 from warpstore.blocks.format import item_of
 from warpstore.checkpoint import Checkpoint, CheckpointTable, WouldBlock
-from warpstore.checkpoint.format import BLOCK_HEADER
 from warpstore.errors import CorruptionError
 from warpstore.parts import Place, is_split, join, places_of
 from warpstore.stored_state import BLOCKS_CACHED_BYTES
@@ -90,18 +89,11 @@ class PartPlaces:
         except CorruptionError:
             self._is_complete = False
             return
-        for number, block in enumerate(table._block_root or []):
+        for number in range(table.n_blocks):
             try:
-                rows = table.read_blocks(number, 1, blocking=True)
+                yield from ((at, payload) for at, _, payload in table.payloads(number))
             except CorruptionError:
                 self._is_complete = False
-                continue
-            assert not isinstance(rows, WouldBlock)
-            payloads = list(rows)
-            at = block.offset + BLOCK_HEADER.size + 4 * len(payloads)
-            for payload in payloads:
-                yield at, payload
-                at += len(payload)
 
     def _of_record(self, at: int, payload: bytes, table: StoredTable | None) -> Iterator[tuple[int, str]]:
         body = payload[DEADLINE_BYTES:] if has_deadline(payload) else payload
