@@ -14,13 +14,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks import report, row, store, workloads
+from benchmarks import report, row, runner, workloads
 from benchmarks.child import JOBS
 from benchmarks.environment import header
 from benchmarks.measure import Cell, Trial, disk_bytes, interleaved, keep_best, memory, percentiles_us, stall_probe
 from benchmarks.peers.codec import UserRow, decode, decode_prefix, encode
 from benchmarks.peers.peer import PEER_MODULES, AsyncStore, Loaded, Peer, SyncStore, load_peers
 from benchmarks.rows.column import baseline, column_job
+from benchmarks.store import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,8 +133,8 @@ def fake_async(name: str, **faults: bool) -> Peer:
 
 async def run_tiny(peers: list[Peer], only: list[str], folder: Path) -> tuple[dict[str, Any], list[str]]:
     said: list[str] = []
-    found = await store.run(
-        sizes=row.TINY, only=only, found=Loaded(peers, {"warpstore": "a fake"}), say=said.append, folder=folder
+    found = await runner.run(
+        STORE, sizes=row.TINY, only=only, found=Loaded(peers, {"warpstore": "a fake"}), say=said.append, folder=folder
     )
     return found, said
 
@@ -278,11 +279,11 @@ def test_a_target_is_reached_missed_or_not_run() -> None:
 
 
 def test_only_takes_rows_by_name_or_by_the_beginning_of_their_names() -> None:
-    assert store.chosen([]) == list(store.ROWS)
-    assert store.chosen(["scan", "put"]) == ["put", "scan"]
-    assert len(store.chosen(["ycsb"])) == 8
-    with pytest.raises(store.UnknownRowError, match="no row 'pu'"):
-        store.chosen(["pu"])
+    assert runner.chosen(STORE, []) == list(STORE.rows)
+    assert runner.chosen(STORE, ["scan", "put"]) == ["put", "scan"]
+    assert len(runner.chosen(STORE, ["ycsb"])) == 8
+    with pytest.raises(runner.UnknownRowError, match="no row 'pu'"):
+        runner.chosen(STORE, ["pu"])
 
 
 def test_peers_that_are_not_installed_are_named_with_their_reason() -> None:
@@ -316,6 +317,6 @@ def test_memory_and_disk_are_read_from_the_system(tmp_path: Path) -> None:
 
 
 def test_the_header_is_one_line_of_json_that_begins_with_the_commit(tmp_path: Path) -> None:
-    found = header(row.TINY, {"fake": {"relaxed": {"sync": False}}}, {}, tmp_path)
+    found = header("store", row.TINY, {"fake": {"relaxed": {"sync": False}}}, {}, tmp_path)
     assert "\n" not in found["line"]
     assert next(iter(msgspec.json.decode(found["line"]))) == "commit"
