@@ -31,6 +31,7 @@ from warpstore.strategy import Strategy
 from warpstore.values import TOMBSTONE
 
 if TYPE_CHECKING:
+    from warpstore.checkpoint import CheckpointTable
     from warpstore.checkpointer import Checkpointer
     from warpstore.temporal import Ager, SeriesFiles, TableSeries
 
@@ -170,9 +171,17 @@ class StoreContext:
                 checkpoint.acquire()
 
         def read() -> list[tuple[bytes | None, bytes | None]]:
+            digests = [key_hash(key) for _, _, key, _, _, _ in states]
+            if len(states) > 1:
+                by_table: dict[CheckpointTable, list[int]] = {}
+                for (_, _, _, cold, _, _), digest in zip(states, digests, strict=True):
+                    if cold is not None:
+                        by_table.setdefault(cold, []).append(digest)
+                for cold, some in by_table.items():
+                    cold.read_ahead(some)
             found = [
-                cold.find(key_hash(key), key, blocking=True) if cold is not None else None
-                for _, _, key, cold, _, _ in states
+                cold.find(digest, key, blocking=True) if cold is not None else None
+                for (_, _, key, cold, _, _), digest in zip(states, digests, strict=True)
             ]
             return list(zip(found, self.blocks.whole_many(found), strict=True))  # type: ignore[arg-type]
 

@@ -8,7 +8,7 @@ cache cannot answer gives `WOULD_BLOCK`, and the caller repeats the call in a th
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -39,6 +39,7 @@ from warpstore.would_block import WOULD_BLOCK, WouldBlock
 
 PAGES_CACHED_MAX = 1024
 _PAGE_COST = PAGE_BYTES + 128  # with its place in the dictionary
+_GAP_BYTES = PAGE_BYTES  # between places of the file that are read as one
 _NO_POOLS: Mapping[int, MemoryPool] = {}
 
 
@@ -234,6 +235,45 @@ class CheckpointTable:
             number += 1
         return None
 
+    def read_ahead(self, digests: Iterable[int]) -> None:
+        """Have the disk asked for many records at once, before `find` reads them one by one; blocks.
+
+        Args:
+            digests: Their keys' xxh3-64.
+
+        Raises:
+            CorruptionError: an index page is damaged.
+            UnavailableError: reading failed.
+        """
+        if not self.n_records:
+            return
+        root = self._page_root
+        if root is None:
+            root = self._page_root = self._read_page_root()
+        by_page: dict[int, list[int]] = {}
+        for digest in digests:
+            by_page.setdefault(max(0, bisect_left(root, digest) - 1), []).append(digest)
+        start = self._entry.pages_offset
+        self._will_need([(start + n * PAGE_BYTES, PAGE_BYTES) for n in by_page if n not in self._pages])
+        places: list[tuple[int, int]] = []
+        for number, some in sorted(by_page.items()):
+            page = self._page(number, blocking=True)
+            assert not isinstance(page, WouldBlock)
+            places += [place for digest in some for place in _places(page, digest)]
+        self._will_need(places)
+
+    def _will_need(self, places: list[tuple[int, int]]) -> None:
+        """Tell the disk of places, neighbours as one."""
+        start = end = 0
+        for offset, length in sorted(places):
+            if offset > end + _GAP_BYTES:
+                if end:
+                    self._file.will_need(end - start, start)
+                start = offset
+            end = max(end, offset + length)
+        if end:
+            self._file.will_need(end - start, start)
+
     def _record(self, page: bytes, n: int, i: int, *, blocking: bool) -> bytes | WouldBlock:
         place = int.from_bytes(page[8 + 8 * (n + i) : 16 + 8 * (n + i)], "little")
         offset, length = place >> LENGTH_BITS, place & LENGTH_MASK
@@ -356,3 +396,14 @@ class CheckpointTable:
 
     def _damaged(self, offset: int, message: str) -> CorruptionError:
         return CorruptionError.at(self._file.path, offset, message)
+
+
+def _places(page: bytes, digest: int) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of the records that an index page names under a hash."""
+    n = PAGE_HEADER.unpack_from(page)[1]
+    hashes = memoryview(page)[8 : 8 + 8 * n].cast("Q")
+    i = bisect_left(hashes, digest)
+    while i < n and hashes[i] == digest:
+        place = int.from_bytes(page[8 + 8 * (n + i) : 16 + 8 * (n + i)], "little")
+        yield place >> LENGTH_BITS, place & LENGTH_MASK
+        i += 1
