@@ -25,6 +25,7 @@ from warpstore.lane_keeper import LaneKeeper
 from warpstore.memory_cap import MemoryCaps
 from warpstore.observe.checkpoint_history import CheckpointHistory
 from warpstore.observe.tracing import Tracing
+from warpstore.parts import is_split_value
 from warpstore.routes import TableRoutes
 from warpstore.shard import Shard
 from warpstore.strategy import Strategy
@@ -169,21 +170,22 @@ class StoreContext:
         for _, _, _, _, checkpoint, _ in states:
             if checkpoint is not None:
                 checkpoint.acquire()
+        heads: list[bytes | None] = []
+        for tier, slot, key in wanted:
+            head = tier.in_memory(slot, key)
+            heads.append(head if head and is_split_value(head) else None)  # what is split is as the checkpoint has it
 
         def read() -> list[tuple[bytes | None, bytes | None]]:
-            digests = [key_hash(key) for _, _, key, _, _, _ in states]
-            if len(states) > 1:
-                by_table: dict[CheckpointTable, list[int]] = {}
-                for (_, _, _, cold, _, _), digest in zip(states, digests, strict=True):
-                    if cold is not None:
-                        by_table.setdefault(cold, []).append(digest)
-                for cold, some in by_table.items():
-                    cold.read_ahead(some)
-            found = [
-                cold.find(digest, key, blocking=True) if cold is not None else None
-                for (_, _, key, cold, _, _), digest in zip(states, digests, strict=True)
-            ]
-            return list(zip(found, self.blocks.whole_many(found), strict=True))  # type: ignore[arg-type]
+            found = list(heads)
+            by_table: dict[CheckpointTable, list[int]] = {}
+            for i, (_, _, _, cold, _, _) in enumerate(states):
+                if cold is not None and found[i] is None:
+                    by_table.setdefault(cold, []).append(i)
+            for cold, some in by_table.items():
+                keys = [states[i][2] for i in some]
+                for i, value in zip(some, cold.find_many([(key_hash(key), key) for key in keys]), strict=True):
+                    found[i] = value
+            return list(zip(found, self.blocks.whole_many(found), strict=True))
 
         try:
             found = await self.run(read)

@@ -94,15 +94,20 @@ class BlockFile:
             UnavailableError: reading failed.
         """
         try:
-            head = self._read(BLOCK_HEADER_BYTES, offset, blocking=blocking)
-            if head is None:
+            # Where it may wait, one read gets most blocks whole; without waiting, it might ask for more than is cached.
+            first = self._read(READ_AHEAD_BYTES if blocking else BLOCK_HEADER_BYTES, offset, blocking=blocking)
+            if first is None:
                 return WOULD_BLOCK
-            header = unpack_block_header(head)
+            header = unpack_block_header(first[:BLOCK_HEADER_BYTES])
             if offset + BLOCK_HEADER_BYTES + header.stored_bytes > self.n_bytes:
                 raise ValueError("the block is cut off")
-            data = self._read(header.stored_bytes, offset + BLOCK_HEADER_BYTES, blocking=blocking)
-            if data is None:
-                return WOULD_BLOCK
+            data = first[BLOCK_HEADER_BYTES : BLOCK_HEADER_BYTES + header.stored_bytes]
+            if len(data) < header.stored_bytes:
+                at = offset + BLOCK_HEADER_BYTES + len(data)
+                rest = self._read(header.stored_bytes - len(data), at, blocking=blocking)
+                if rest is None:
+                    return WOULD_BLOCK
+                data += rest
             return unpack_block(self._salt, offset, header, data), header
         except ValueError as e:
             raise self.damaged(offset, str(e)) from e
@@ -293,10 +298,7 @@ class BlockFiles:
         return file
 
     def _read(self, place: Place, *, blocking: bool) -> tuple[bytes, int] | WouldBlock:
-        file = self._file(place.file)
-        if blocking:
-            file.will_need(place.offset)
-        read = file.read(place.offset, blocking=blocking)
+        read = self._file(place.file).read(place.offset, blocking=blocking)
         if isinstance(read, WouldBlock):
             return read
         block = read[0], read[1].n_items

@@ -8,7 +8,7 @@ cache cannot answer gives `WOULD_BLOCK`, and the caller repeats the call in a th
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,7 +39,10 @@ from warpstore.would_block import WOULD_BLOCK, WouldBlock
 
 PAGES_CACHED_MAX = 1024
 _PAGE_COST = PAGE_BYTES + 128  # with its place in the dictionary
-_GAP_BYTES = PAGE_BYTES  # between places of the file that are read as one
+_AHEAD_BYTES = 256 << 10
+_SHORT_BYTES = 256
+"""Of index pages, and of payloads that are this short on average (heads), the disk is asked for all that is around one:
+a read of so much takes hardly longer, and many other records are found there."""
 _NO_POOLS: Mapping[int, MemoryPool] = {}
 
 
@@ -185,6 +188,7 @@ class CheckpointTable:
         self._pages: dict[int, bytes] = {}
         self._pool = pool
         self._charged = 0
+        self._is_short = entry.n_bytes < _SHORT_BYTES * entry.n_records
 
     def forget(self) -> None:
         """Let go of the cached index pages."""
@@ -221,52 +225,70 @@ class CheckpointTable:
             root = self._page_root = self._read_page_root()
         number = max(0, bisect_left(root, digest) - 1)
         while number < len(root) and (root[number] <= digest):
+            if blocking and number not in self._pages:
+                self._will_need([self._page_place(number)], around=True)
             page = self._page(number, blocking=blocking)
             if isinstance(page, WouldBlock):
                 return page
-            n = PAGE_HEADER.unpack_from(page)[1]
-            hashes = memoryview(page)[8 : 8 + 8 * n].cast("Q")
-            i = bisect_left(hashes, digest)
-            while i < n and hashes[i] == digest:
-                payload = self._record(page, n, i, blocking=blocking)
-                if isinstance(payload, WouldBlock) or split_payload(payload)[1] == key:
+            for i in _entries_of(page, digest):
+                if blocking and self._is_short:
+                    self._will_need([_place(page, i)], around=True)
+                payload = self._payload(page, i, key, blocking=blocking)
+                if payload is not None:
                     return payload
-                i += 1
             number += 1
         return None
 
-    def read_ahead(self, digests: Iterable[int]) -> None:
-        """Have the disk asked for many records at once, before `find` reads them one by one; blocks.
-
-        Args:
-            digests: Their keys' xxh3-64.
+    def find_many(self, wanted: Sequence[tuple[int, HotKey]]) -> list[bytes | None]:
+        """Return what `find` gives for many pairs of digest and key, in their order; blocks.
 
         Raises:
-            CorruptionError: an index page is damaged.
+            CorruptionError: what was read is damaged.
             UnavailableError: reading failed.
+
+        Cost:
+            The disk is asked for all index pages at once, in the order of the file, then for all records.
         """
         if not self.n_records:
-            return
+            return [None] * len(wanted)
+        if len(wanted) == 1:
+            ((digest, key),) = wanted
+            found = self.find(digest, key, blocking=True)
+            assert not isinstance(found, WouldBlock)
+            return [found]
         root = self._page_root
         if root is None:
             root = self._page_root = self._read_page_root()
-        by_page: dict[int, list[int]] = {}
-        for digest in digests:
-            by_page.setdefault(max(0, bisect_left(root, digest) - 1), []).append(digest)
-        start = self._entry.pages_offset
-        self._will_need([(start + n * PAGE_BYTES, PAGE_BYTES) for n in by_page if n not in self._pages])
-        places: list[tuple[int, int]] = []
-        for number, some in sorted(by_page.items()):
-            page = self._page(number, blocking=True)
+        numbers = [max(0, bisect_left(root, digest) - 1) for digest, _ in wanted]
+        unread = {number for number in numbers if number not in self._pages}
+        self._will_need([self._page_place(number) for number in unread], around=True)
+        entries: list[tuple[bytes, int] | None] = [None] * len(wanted)
+        for at in sorted(range(len(wanted)), key=numbers.__getitem__):
+            page = self._page(numbers[at], blocking=True)
             assert not isinstance(page, WouldBlock)
-            places += [place for digest in some for place in _places(page, digest)]
-        self._will_need(places)
+            i = next(_entries_of(page, wanted[at][0]), None)
+            entries[at] = None if i is None else (page, i)
+        self._will_need([_place(*entry) for entry in entries if entry is not None], around=self._is_short)
+        payloads: list[bytes | None] = []
+        for (digest, key), number, entry in zip(wanted, numbers, entries, strict=True):
+            payload = None if entry is None else self._payload(*entry, key, blocking=True)
+            if payload is None and (entry is not None or (number + 1 < len(root) and root[number + 1] == digest)):
+                payload = self.find(digest, key, blocking=True)  # another key has this hash
+            assert not isinstance(payload, WouldBlock)
+            payloads.append(payload)
+        return payloads
 
-    def _will_need(self, places: list[tuple[int, int]]) -> None:
-        """Tell the disk of places, neighbours as one."""
+    def _page_place(self, number: int) -> tuple[int, int]:
+        """Return offset and length of an index page."""
+        return self._entry.pages_offset + number * PAGE_BYTES, PAGE_BYTES
+
+    def _will_need(self, places: list[tuple[int, int]], *, around: bool) -> None:
+        """Ask the disk for places of the file, or for all that is around them; of neighbours as one."""
+        if around:
+            places = [(n * _AHEAD_BYTES, _AHEAD_BYTES) for n in {offset // _AHEAD_BYTES for offset, _ in places}]
         start = end = 0
         for offset, length in sorted(places):
-            if offset > end + _GAP_BYTES:
+            if offset > end + PAGE_BYTES:
                 if end:
                     self._file.will_need(end - start, start)
                 start = offset
@@ -274,22 +296,22 @@ class CheckpointTable:
         if end:
             self._file.will_need(end - start, start)
 
-    def _record(self, page: bytes, n: int, i: int, *, blocking: bool) -> bytes | WouldBlock:
-        place = int.from_bytes(page[8 + 8 * (n + i) : 16 + 8 * (n + i)], "little")
-        offset, length = place >> LENGTH_BITS, place & LENGTH_MASK
+    def _payload(self, page: bytes, i: int, key: HotKey, *, blocking: bool) -> bytes | WouldBlock | None:
+        """Return the payload of a key, if an entry of an index page names it."""
+        offset, length = _place(page, i)
         payload = self._read(length, offset) if blocking else self._file.read_cached(length, offset)
         if payload is None:
             return WOULD_BLOCK
-        crc = 8 + 16 * n + 4 * i
+        crc = 8 + 16 * PAGE_HEADER.unpack_from(page)[1] + 4 * i
         if len(payload) != length or value(payload) != int.from_bytes(page[crc : crc + 4], "little"):
             raise self._damaged(offset, "the checksum of a record is wrong")
-        return payload
+        return payload if split_payload(payload)[1] == key else None
 
     def _page(self, number: int, *, blocking: bool) -> bytes | WouldBlock:
         page = self._pages.get(number)
         if page is not None:
             return page
-        offset = self._entry.pages_offset + number * PAGE_BYTES
+        offset, _ = self._page_place(number)
         read = self._read(PAGE_BYTES, offset) if blocking else self._file.read_cached(PAGE_BYTES, offset)
         if read is None:
             return WOULD_BLOCK
@@ -398,12 +420,18 @@ class CheckpointTable:
         return CorruptionError.at(self._file.path, offset, message)
 
 
-def _places(page: bytes, digest: int) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of the records that an index page names under a hash."""
+def _entries_of(page: bytes, digest: int) -> Iterator[int]:
+    """Yield the entries of an index page under a hash."""
     n = PAGE_HEADER.unpack_from(page)[1]
     hashes = memoryview(page)[8 : 8 + 8 * n].cast("Q")
     i = bisect_left(hashes, digest)
     while i < n and hashes[i] == digest:
-        place = int.from_bytes(page[8 + 8 * (n + i) : 16 + 8 * (n + i)], "little")
-        yield place >> LENGTH_BITS, place & LENGTH_MASK
+        yield i
         i += 1
+
+
+def _place(page: bytes, i: int) -> tuple[int, int]:
+    """Return offset and length of the record that an entry of an index page names."""
+    at = 8 + 8 * (PAGE_HEADER.unpack_from(page)[1] + i)
+    place = int.from_bytes(page[at : at + 8], "little")
+    return place >> LENGTH_BITS, place & LENGTH_MASK
