@@ -65,8 +65,8 @@ class Sizes:
     n_disk: int = 1_000_000
     n_cold: int = 2_000
     n_cap_ops: int = 800_000
-    n_background: int = 300_000
-    background_s: float = 8.0
+    n_background: int = 200_000
+    background_s: float = 4.0
     reopened: tuple[str, ...] = ("lmdb", "leveldb", "rocksdb", "sqlite")
 
 

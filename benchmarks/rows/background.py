@@ -181,7 +181,7 @@ async def background(bench: Bench) -> Row:
     arguments = {
         "folder": str(bench.folder / "background"),
         "n": sizes.n_background,
-        "n_series": sizes.n_background // 10,
+        "n_series": sizes.n_background // 20,
         "seconds": sizes.background_s,
         "n_trials": min(3, sizes.n_trials),
     }

@@ -17,11 +17,23 @@ import pytest
 from benchmarks import report, row, runner, workloads
 from benchmarks.child import JOBS
 from benchmarks.environment import header
-from benchmarks.measure import Cell, Trial, disk_bytes, interleaved, keep_best, memory, percentiles_us, stall_probe
+from benchmarks.kinds import KINDS, Kind
+from benchmarks.measure import (
+    Cell,
+    Trial,
+    WrongAnswerError,
+    disk_bytes,
+    interleaved,
+    keep_best,
+    memory,
+    percentiles_us,
+    stall_probe,
+)
 from benchmarks.peers.codec import UserRow, decode, decode_prefix, encode
 from benchmarks.peers.peer import PEER_MODULES, AsyncStore, Loaded, Peer, SyncStore, load_peers
 from benchmarks.rows.column import baseline, column_job
 from benchmarks.store import STORE
+from benchmarks.tiers import TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -251,6 +263,34 @@ async def test_the_column_row_measures_its_baseline_without_warpstore() -> None:
     found = await column_job(folder="unused", n=1_000, n_lookup=100, n_trials=2, peer="")
     assert len(found["baseline"]) == len(found["baseline small"]) == 2
     assert found["ours"] == []
+
+
+async def test_the_rows_of_the_tiers_run_with_the_peers_that_are_installed(tmp_path: Path) -> None:
+    found = load_peers(["warpstore", *TIERS.peers])
+    said: list[str] = []
+    only = ["disk-size", "wholly-disk", "cap", "background"]
+    result = await runner.run(TIERS, sizes=row.TINY, only=only, found=found, say=said.append, folder=tmp_path)
+    assert report.broken(result["rows"]) == []
+    verdicts = {name: [verdict.measured for verdict in found.verdicts] for name, found in result["rows"].items()}
+    assert len(verdicts["background"]) == 3
+    assert None not in verdicts["background"] + verdicts["wholly-disk"]
+    assert report.results_name(result["run"]).startswith("tiers-")
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_record_of_a_kind_follows_from_its_number_and_a_wrong_answer_is_refused(kind: Kind) -> None:
+    rows = [row for chunk in kind.chunks("lmdb", 100) for row in chunk]
+    assert sorted(row.id for row in rows) == [workloads.key_of(number) for number in range(100)]
+    ours = kind.records("warpstore", [7])[0]
+    kind.check(7, ours)
+    kind.check(7, kind.codec.decode(kind.codec.encode(kind.numbered(7))))
+    for answer in (None, kind.numbered(8)):
+        with pytest.raises(WrongAnswerError):
+            kind.check(7, answer)
+
+
+def test_no_row_is_in_two_benchmarks() -> None:
+    assert not STORE.rows.keys() & TIERS.rows.keys()
 
 
 def test_percentiles_are_those_of_the_sorted_times() -> None:
