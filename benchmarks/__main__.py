@@ -9,9 +9,11 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import chart, report, store
+from benchmarks import chart, report, runner
+from benchmarks.store import STORE
+from benchmarks.tiers import TIERS
 
-BENCHMARKS = {"store": "warpstore beside dict, LMDB, LevelDB, RocksDB, SQLite, aiosqlite, diskcache and Redis"}
+BENCHMARKS = {benchmark.name: benchmark for benchmark in (STORE, TIERS)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,17 +35,18 @@ def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # so that a run into a file can be followed
     if arguments.name is None:
-        for name, text in BENCHMARKS.items():
-            print(f"{name}: {text}")
-        print(f"rows of store: {', '.join(store.ROWS)}")
+        for benchmark in BENCHMARKS.values():
+            print(f"{benchmark.name}: {benchmark.title}; rows: {', '.join(benchmark.rows)}")
         return 0
+    benchmark = BENCHMARKS[arguments.name]
     only = [name for name in arguments.only.split(",") if name]
     try:
-        store.chosen(only)
-    except store.UnknownRowError as error:
+        runner.chosen(benchmark, only)
+    except runner.UnknownRowError as error:
         print(error, file=sys.stderr)
         return 2
-    found = asyncio.run(store.run(sizes=store.sizes_of(quick=arguments.quick), only=only, folder=arguments.folder))
+    sizes = runner.sizes_of(quick=arguments.quick)
+    found = asyncio.run(runner.run(benchmark, sizes=sizes, only=only, folder=arguments.folder))
     report.print_targets(found["rows"], print)
     if arguments.json is not None:
         print(f"results: {report.write_json(found, arguments.json)}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import workloads
+from benchmarks.child import ChildFailedError
 from benchmarks.drive import put_batch
 from benchmarks.measure import WrongAnswerError
 from benchmarks.peers.peer import Loaded, Peer, Store, close_store, settle_store
@@ -48,13 +49,14 @@ class Bench:
         sizes: How much to do.
         folder: An empty folder on the device to be measured; the caller deletes it.
         found: The peers.
+        in_process: Whether rows run in this process, and need inputs.
     """
 
-    def __init__(self, sizes: Sizes, folder: Path, found: Loaded) -> None:
+    def __init__(self, sizes: Sizes, folder: Path, found: Loaded, *, in_process: bool = True) -> None:
         self.sizes = sizes
         self.folder = folder
         self.found = found
-        self.rows = workloads.rows(max(sizes.n, sizes.n_put))
+        self.rows = workloads.rows(max(sizes.n, sizes.n_put) if in_process else 0)
         self.keys = [row.id for row in self.rows]
         changed = [workloads.changed(row) for row in self.rows]
         self.contestants = [
@@ -65,6 +67,8 @@ class Bench:
         self._n_fresh = 0
         self.untouched: dict[str, float] = {}
         """Anonymous memory after opening a clean store and one get, by name: from the row `reopen` for `memory`."""
+        self.made: dict[tuple[str, str], Path | ChildFailedError] = {}
+        """Folders of closed stores that several rows read, by module and kind of record; or why there is none."""
 
     @property
     def missing(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Jobs that want a process of their own: cold opens, memory, stalls, the large column, the cost of markers.
+"""Jobs that want a process of their own: cold reads, memory, stalls, the large column, the cost of markers.
 
 ``python -m benchmarks.child JOB ARGUMENTS`` runs one job, its arguments and result JSON. A job may `pause`: it prints a
 line and goes on when it gets one, so that the parent can drop caches, or kill it, at a known point. `Child` is the
@@ -34,6 +34,10 @@ JOBS = {
     "backup": "benchmarks.rows.backup",
     "markers": "benchmarks.rows.markers",
     "arrow": "benchmarks.rows.arrow",
+    "make": "benchmarks.rows.made",
+    "cold": "benchmarks.rows.cold_get",
+    "cap": "benchmarks.rows.cap",
+    "background": "benchmarks.rows.background",
 }
 
 

@@ -84,11 +84,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def header(sizes: Sizes, settings: dict[str, dict[str, Any]], missing: dict[str, str], folder: Path) -> dict[str, Any]:
+def header(
+    benchmark: str, sizes: Sizes, settings: dict[str, dict[str, Any]], missing: dict[str, str], folder: Path
+) -> dict[str, Any]:
     """Return the report's first part; its ``line`` is the first line printed."""
     found: dict[str, Any] = {
         "commit": commit(),
         "machine": machine(folder),
+        "benchmark": benchmark,
         "versions": versions(),
         "sizes": asdict(sizes),
         "settings": settings,

@@ -2,8 +2,8 @@
 
 `User` has the fields of `benchmarks.peers.codec.UserRow` and no annotation but its key. `UserMemory` is the same with
 every field in `Memory`; `UserMixed` uses every marker and `UserUnmixed` has the same fields without any, so that their
-difference is the markers' cost. `Point` is the record of the column lookup, `Sample` that of the Arrow
-export.
+difference is the markers' cost. `Point` is the record of the column lookup, `Sample` that of the Arrow export.
+`Profile`, `Note` and `Journal` are those of the tiers benchmark, each for stores of its own.
 """
 
 from typing import Annotated
@@ -85,6 +85,32 @@ class Sample(ws.Record):
     level: int
     is_on: bool
     weight: Annotated[float, ws.Gpu(dtype="f4")]
+
+
+class Profile(ws.Record):
+    """A user of whom the key and two numbers stay in RAM and the rest lies in blocks on disk."""
+
+    id: Annotated[str, ws.Key(), ws.Memory()]
+    score: Annotated[float, ws.Memory()]
+    age: Annotated[int, ws.Memory()]
+    email: Annotated[str, ws.Disk()]
+    bio: Annotated[str, ws.Disk()]
+    friends: Annotated[list[str], ws.Disk()]
+    settings: Annotated[dict[str, str], ws.Disk()]
+
+
+class Note(ws.Record):
+    """A record of which nothing but the key is wanted in RAM, not even for a while."""
+
+    id: Annotated[str, ws.Key()]
+    text: Annotated[str, ws.Disk(cache=False)]
+
+
+class Journal(ws.Record):
+    """A series of which items leave RAM after an hour."""
+
+    id: Annotated[str, ws.Key()]
+    events: Annotated[list[Event], ws.Temporal(time="at", memory="1h", ssd="30d", disk="365d")] = []
 
 
 MODELS = [User, UserMemory, UserMixed, UserUnmixed, Point, Sample]

@@ -170,10 +170,10 @@ def as_json(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def results_name(run: dict[str, Any]) -> str:
-    """Return ``store-<commit>-<machine>.json`` for a run's header."""
+    """Return ``<benchmark>-<commit>-<machine>.json`` for a run's header."""
     found = run["machine"]
     slug = re.sub(r"[^a-z0-9]+", "-", f"{found['cpu']} {found['cores']} cores".lower()).strip("-")
-    return f"store-{run['commit']}-{slug}.json"
+    return f"{run['benchmark']}-{run['commit']}-{slug}.json"
 
 
 def write_json(report: dict[str, Any], path: Path) -> Path:

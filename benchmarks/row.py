@@ -35,6 +35,11 @@ class Sizes:
         n_backup: Records of the store that is backed up.
         n_markers: Puts of a record type in the row of markers.
         n_arrow: Rows of the Arrow export.
+        n_disk: Records of the stores of the tiers.
+        n_cold: Single gets of a cold trial.
+        n_cap_ops: Operations of a trial under a cap.
+        n_background: Profiles of the store with work in the background.
+        background_s: Seconds of puts there, quiet and busy.
         reopened: Modules of the peers whose reopening and memory are measured too.
     """
 
@@ -57,6 +62,11 @@ class Sizes:
     n_backup: int = 2_500_000
     n_markers: int = 60_000
     n_arrow: int = 1_000_000
+    n_disk: int = 1_000_000
+    n_cold: int = 2_000
+    n_cap_ops: int = 800_000
+    n_background: int = 200_000
+    background_s: float = 4.0
     reopened: tuple[str, ...] = ("lmdb", "leveldb", "rocksdb", "sqlite")
 
 
@@ -78,6 +88,11 @@ QUICK = Sizes(
     n_backup=100_000,
     n_markers=10_000,
     n_arrow=50_000,
+    n_disk=20_000,
+    n_cold=500,
+    n_cap_ops=40_000,
+    n_background=10_000,
+    background_s=0.3,
     log_bytes=16 << 20,
     reopened=("lmdb",),
 )
@@ -101,6 +116,11 @@ TINY = Sizes(
     n_backup=2_000,
     n_markers=200,
     n_arrow=200,
+    n_disk=200,
+    n_cold=20,
+    n_cap_ops=500,
+    n_background=200,
+    background_s=0.02,
     reopened=(),
 )
 

@@ -1,28 +1,12 @@
-"""The store benchmark: its rows in order, and the run that goes through them.
+"""The store benchmark: single calls, batches and mixes beside the peers, reopening, memory, stalls.
 
-A row is a coroutine function of `Bench` that returns a `Row`. Rows that read come before those that change the loaded
-stores (put-many writes the values that are there, YCSB others). A row that fails is reported and the next one begins.
+Rows that read come before those that change the loaded stores (put-many writes the values that are there, YCSB others).
 """
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import tempfile
-import traceback
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
-from time import perf_counter
-from typing import Any
-
 from benchmarks.bench import Bench
-from benchmarks.environment import header
-from benchmarks.measure import freeze
-from benchmarks.peers.peer import Loaded, Peer, close_store, load_peers
-from benchmarks.report import print_row
-from benchmarks.row import FULL, QUICK, Row, Sizes
-from benchmarks.rows.arrow import arrow
-from benchmarks.rows.backup import backup
+from benchmarks.row import Row
 from benchmarks.rows.column import column
 from benchmarks.rows.durable import durable_1, durable_64
 from benchmarks.rows.footprint import footprint
@@ -32,8 +16,7 @@ from benchmarks.rows.reads import get_fields, get_many, get_uniform, get_zipfian
 from benchmarks.rows.reopen import reopen
 from benchmarks.rows.stall import stall
 from benchmarks.rows.writes import load, put, put_many
-
-RowFunction = Callable[[Bench], Awaitable[Row]]
+from benchmarks.runner import Benchmark, RowFunction
 
 
 def ycsb(workload: str, n_clients: int) -> RowFunction:
@@ -45,127 +28,25 @@ def ycsb(workload: str, n_clients: int) -> RowFunction:
     return run
 
 
-ROWS: dict[str, RowFunction] = {
-    "put": put,
-    "durable-1": durable_1,
-    "durable-64": durable_64,
-    "load": load,
-    "get-uniform": get_uniform,
-    "get-zipfian": get_zipfian,
-    "get-many": get_many,
-    "get-fields": get_fields,
-    "scan": scan,
-    "put-many": put_many,
-    **{f"ycsb-{workload.lower()}-{n}": ycsb(workload, n) for workload in "ABCF" for n in (1, 16)},
-    "column": column,
-    "reopen": reopen,
-    "memory": footprint,
-    "stall": stall,
-    "backup": backup,
-    "markers": markers,
-    "arrow": arrow,
-}
-
-
-class UnknownRowError(Exception):
-    """``--only`` names no row."""
-
-
-def chosen(only: Sequence[str]) -> list[str]:
-    """Return the rows to run, in their order; a name that is no row stands for all that begin with it, like ``ycsb``.
-
-    Raises:
-        UnknownRowError: a name fits no row.
-    """
-    if not only:
-        return list(ROWS)
-    picked: set[str] = set()
-    for name in only:
-        rows = [name] if name in ROWS else [row for row in ROWS if row.startswith(f"{name}-")]
-        if not rows:
-            raise UnknownRowError(f"no row {name!r}; there are: {', '.join(ROWS)}")
-        picked.update(rows)
-    return [row for row in ROWS if row in picked]
-
-
-async def effective_settings(found: Loaded, folder: Path) -> dict[str, dict[str, Any]]:
-    """Return what each contestant runs with when relaxed and when durable, asked of it by opening it twice.
-
-    One that does not open leaves ``found`` for its list of the missing.
-    """
-
-    async def ask(peer: Peer, mode: str) -> Any:
-        at = folder / f"settings-{mode}-{found.peers.index(peer)}"
-        store = await peer.open(at, durable=mode == "durable")
-        await close_store(store)
-        shutil.rmtree(at, ignore_errors=True)
-        return store.settings
-
-    modes = ("relaxed", "durable")
-    asked = [ask(peer, mode) for peer in found.peers for mode in modes]
-    answers = iter(await asyncio.gather(*asked, return_exceptions=True))
-    settings: dict[str, dict[str, Any]] = {}
-    for peer in list(found.peers):
-        answered = {mode: next(answers) for mode in modes}
-        failures = [answer for answer in answered.values() if isinstance(answer, BaseException)]
-        if failures:
-            found.peers.remove(peer)
-            found.missing[peer.name] = f"{type(failures[0]).__name__}: {failures[0]}"
-        else:
-            settings[peer.name] = answered
-    return settings
-
-
-async def run(
-    *,
-    sizes: Sizes = FULL,
-    only: Sequence[str] = (),
-    found: Loaded | None = None,
-    say: Callable[[str], None] = print,
-    folder: Path | None = None,
-) -> dict[str, Any]:
-    """Run the rows and return the report: the header first, then the rows by name.
-
-    Args:
-        sizes: How much to do.
-        only: Rows to run; all if empty.
-        found: The contestants; those installed if None.
-        say: Prints.
-        folder: Where the work folder is made; by default where temporary files go.
-
-    Raises:
-        UnknownRowError: ``only`` names no row.
-    """
-    names = chosen(only)
-    work = Path(tempfile.mkdtemp(prefix="benchmark-", dir=folder))
-    started = perf_counter()
-    report: dict[str, Any] = {}
-    try:
-        found = load_peers() if found is None else found
-        settings = await effective_settings(found, work)
-        report["run"] = header(sizes, settings, found.missing, work)
-        say(report["run"]["line"])
-        bench = Bench(sizes, work, found)
-        freeze()
-        report["rows"] = rows = {}
-        try:
-            for name in names:
-                began = perf_counter()
-                try:
-                    row = await ROWS[name](bench)
-                except Exception as error:  # the run goes on, and the report says what failed
-                    row = Row(name, name, "", remarks=[f"failed: {type(error).__name__}: {error}"])
-                    row.failure = "".join(traceback.format_exception(error))
-                rows[name] = row
-                print_row(row, perf_counter() - began, say)
-        finally:
-            await bench.close()
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    report["run"]["seconds"] = perf_counter() - started
-    return report
-
-
-def sizes_of(*, quick: bool) -> Sizes:
-    """Return the sizes of a quick or a full run."""
-    return QUICK if quick else FULL
+STORE = Benchmark(
+    name="store",
+    title="warpstore beside dict, LMDB, LevelDB, RocksDB, SQLite, aiosqlite, diskcache and Redis",
+    rows={
+        "put": put,
+        "durable-1": durable_1,
+        "durable-64": durable_64,
+        "load": load,
+        "get-uniform": get_uniform,
+        "get-zipfian": get_zipfian,
+        "get-many": get_many,
+        "get-fields": get_fields,
+        "scan": scan,
+        "put-many": put_many,
+        **{f"ycsb-{workload.lower()}-{n}": ycsb(workload, n) for workload in "ABCF" for n in (1, 16)},
+        "column": column,
+        "reopen": reopen,
+        "memory": footprint,
+        "stall": stall,
+        "markers": markers,
+    },
+)

@@ -14,6 +14,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from wal._native import punch_hole
@@ -40,6 +41,9 @@ class File(Protocol):
 
     def read_cached(self, n_bytes: int, offset: int) -> bytes | None:
         """Return the bytes if reading them cannot block, else None."""
+
+    def will_need(self, n_bytes: int, offset: int) -> None:
+        """Say that these bytes will be read soon, so that the disk may be asked for many at once. A hint: no error."""
 
     def write(self, buffers: Sequence[Buffer], offset: int) -> int:
         """Write all buffers one after another from ``offset``; return the bytes written. Not durable."""
@@ -167,6 +171,10 @@ class OsFile:
         except OSError:
             return None  # not cached, or the file system has no such flag: the caller hops to a thread
         return bytes(buffer) if got == n_bytes else None
+
+    def will_need(self, n_bytes: int, offset: int) -> None:
+        with suppress(OSError):
+            os.posix_fadvise(self.fd, offset, n_bytes, os.POSIX_FADV_WILLNEED)
 
     def write(self, buffers: Sequence[Buffer], offset: int) -> int:
         parts = [part for part in (memoryview(b).cast("B") for b in buffers) if part]

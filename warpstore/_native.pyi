@@ -30,6 +30,9 @@ def key_hash(key: HotKey) -> int:
 def slot_of(key: HotKey) -> int:
     """Return the slot of a hot key, 0 to 255; errors as for `key_hash`."""
 
+def snug(value: bytes, /) -> bytes:
+    """Return a value that an encoder gave in memory of its own size: it comes in a larger piece, cut to length."""
+
 def set_values(maps: list[HotMap], first_slot: int, values: list[bytes], /) -> None:
     """Set values in the maps of a shard whose slots begin at ``first_slot``.
 

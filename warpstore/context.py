@@ -25,12 +25,14 @@ from warpstore.lane_keeper import LaneKeeper
 from warpstore.memory_cap import MemoryCaps
 from warpstore.observe.checkpoint_history import CheckpointHistory
 from warpstore.observe.tracing import Tracing
+from warpstore.parts import is_split_value
 from warpstore.routes import TableRoutes
 from warpstore.shard import Shard
 from warpstore.strategy import Strategy
 from warpstore.values import TOMBSTONE
 
 if TYPE_CHECKING:
+    from warpstore.checkpoint import CheckpointTable
     from warpstore.checkpointer import Checkpointer
     from warpstore.temporal import Ager, SeriesFiles, TableSeries
 
@@ -168,13 +170,22 @@ class StoreContext:
         for _, _, _, _, checkpoint, _ in states:
             if checkpoint is not None:
                 checkpoint.acquire()
+        heads: list[bytes | None] = []
+        for tier, slot, key in wanted:
+            head = tier.in_memory(slot, key)
+            heads.append(head if head and is_split_value(head) else None)  # what is split is as the checkpoint has it
 
         def read() -> list[tuple[bytes | None, bytes | None]]:
-            found = [
-                cold.find(key_hash(key), key, blocking=True) if cold is not None else None
-                for _, _, key, cold, _, _ in states
-            ]
-            return list(zip(found, self.blocks.whole_many(found), strict=True))  # type: ignore[arg-type]
+            found = list(heads)
+            by_table: dict[CheckpointTable, list[int]] = {}
+            for i, (_, _, _, cold, _, _) in enumerate(states):
+                if cold is not None and found[i] is None:
+                    by_table.setdefault(cold, []).append(i)
+            for cold, some in by_table.items():
+                keys = [states[i][2] for i in some]
+                for i, value in zip(some, cold.find_many([(key_hash(key), key) for key in keys]), strict=True):
+                    found[i] = value
+            return list(zip(found, self.blocks.whole_many(found), strict=True))
 
         try:
             found = await self.run(read)

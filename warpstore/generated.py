@@ -18,7 +18,7 @@ import msgspec
 
 from gpu_kernels import Backend
 from warpstore import containers
-from warpstore._native import Copier, Encoder, slot_of
+from warpstore._native import Copier, Encoder, slot_of, snug
 from warpstore.annotations import Temporal
 from warpstore.batch_computed import BatchFunction, BulkFill, needed_by_batches
 from warpstore.checks import Kind, Mismatch, Source, indented
@@ -89,6 +89,7 @@ class EncodeWriter:
         source.names |= {
             "cls": plan.record_type,
             "enc": encode,
+            "snug": snug,
             "slot_of": slot_of,
             "force_setattr": msgspec.structs.force_setattr,
             "UNSET": msgspec.UNSET,
@@ -124,7 +125,7 @@ class EncodeWriter:
             *indented(finish),
             f"except Exception as error: raise {explain}(r, error) from None",
             f"if len(b) > {RECORD_BYTES_MAX}: raise too_long(len(b))",
-            f"return slot, {'k' if self._plan.key_kind == 'uuid' else 'v0'}, b",
+            f"return slot, {'k' if self._plan.key_kind == 'uuid' else 'v0'}, snug(b)",
         ]
         return "\n".join([f"def {name}({arguments}):", *indented(lines)])
 

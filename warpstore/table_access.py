@@ -19,6 +19,7 @@ from warpstore.parts import is_split_value
 from warpstore.routes import TableRoutes
 from warpstore.shard import Batch, Operation, Pair, PairOperation, Shard, Write
 from warpstore.values import TOMBSTONE, split_payload
+from warpstore.would_block import WOULD_BLOCK
 
 if TYPE_CHECKING:
     from warpstore.context import StoreContext
@@ -29,6 +30,8 @@ YIELD_MASK = 127
 YIELD_BYTES = 64 << 10
 """A relaxed writer of a value of more bytes lets the loop turn."""
 _OPERATIONS_PER_PAUSE = 128
+_FRUITLESS_MAX = 16
+"""Reads of a batch from the page cache that may be in vain, beyond those that are not."""
 
 
 class TableAccess:
@@ -107,15 +110,23 @@ class TableAccess:
             routed: The keys with their slots.
             whole: Whether values are wanted with their parts; else they may be split.
         """
-        memory, tiers = self._slots.memory, self._slots.tiers
+        memory = self._slots.memory
         values: list[bytes] = []
         missing: list[int] = []
         split: list[int] = []
+        n_blocked = n_read = 0  # of those that memory lacks
         for slot, hot in routed:
             value: bytes | WouldBlock | None = None if memory is None else memory._value(hot)
             if value is None:
                 self.readable(slot)
-                value = tiers[slot].head(slot, hot)  # type: ignore[union-attr]
+                tier = self.tier(slot)
+                if n_blocked > n_read + _FRUITLESS_MAX:  # the page cache has little of them: look no more
+                    value = tier.in_memory(slot, hot)
+                    value = WOULD_BLOCK if value is None else value
+                else:
+                    value = tier.head(slot, hot)
+                    n_blocked += value is WOULD_BLOCK
+                    n_read += value is not WOULD_BLOCK
             if isinstance(value, WouldBlock):
                 missing.append(len(values))
                 value = TOMBSTONE

@@ -7,6 +7,9 @@ stop looking after the third one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import msgspec
 
 
@@ -32,3 +35,14 @@ class UserPrefix(msgspec.Struct, array_like=True, gc=False):
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(UserRow).decode
 decode_prefix = msgspec.msgpack.Decoder(UserPrefix).decode
+
+
+class Codec(NamedTuple):
+    """What a peer encodes and decodes one kind of record with; ``decode_prefix`` reads its first fields."""
+
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+    decode_prefix: Callable[[bytes], Any]
+
+
+USERS = Codec(encode, decode, decode_prefix)

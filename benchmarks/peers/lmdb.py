@@ -14,29 +14,31 @@ from typing import Any
 
 import lmdb
 
-from benchmarks.peers.codec import UserRow, decode, decode_prefix, encode
+from benchmarks.peers.codec import USERS, Codec
 from benchmarks.peers.peer import Peer, SyncStore
 
 MAP_BYTES = 32 << 30
 
 
-def open_lmdb(folder: Path, *, durable: bool) -> SyncStore:
+def open_lmdb(folder: Path, *, durable: bool, codec: Codec = USERS, readahead: bool = True) -> SyncStore:
     """Return LMDB at ``folder``."""
+    encode, decode, decode_prefix = codec
     settings: dict[str, Any] = {
         "map_size": MAP_BYTES,
         "sync": durable,
         "metasync": durable,
         "writemap": not durable,
         "max_spare_txns": 16,
+        "readahead": readahead,
     }
     environment = lmdb.open(str(folder), **settings)
     begin = environment.begin
 
-    def put(record: UserRow) -> None:
+    def put(record: Any) -> None:
         with begin(write=True) as transaction:
             transaction.put(record.id.encode(), encode(record))
 
-    def get(key: str) -> UserRow | None:
+    def get(key: str) -> Any:
         transaction = begin()
         encoded = transaction.get(key.encode())
         record = None if encoded is None else decode(encoded)
@@ -53,7 +55,7 @@ def open_lmdb(folder: Path, *, durable: bool) -> SyncStore:
             record.age += 1
             transaction.put(key_bytes, encode(record))
 
-    def put_many(records: Sequence[UserRow]) -> None:
+    def put_many(records: Sequence[Any]) -> None:
         with begin(write=True) as transaction:
             transaction.cursor().putmulti([(record.id.encode(), encode(record)) for record in records])
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from benchmarks.peers.codec import UserRow
 
@@ -46,6 +46,7 @@ class SyncStore:
         scan: Return ``n`` records in key order from ``start``; None if it keeps no order.
         prefix_many: ``get_many`` decoding only the fields up to ``age``; for the one peer this is stated of.
         settle: Finish the work left for the background, untimed; the best state for reading.
+        compact: Bring the files into their smallest form.
     """
 
     settings: Settings
@@ -58,6 +59,7 @@ class SyncStore:
     scan: Callable[[str, int], list[Any]] | None = None
     prefix_many: Callable[[Sequence[str]], list[Any]] | None = None
     settle: Callable[[], object] = nothing
+    compact: Callable[[], object] = nothing
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,16 +89,11 @@ class AsyncStore:
 Store = SyncStore | AsyncStore
 
 
-class OpenSync(Protocol):
-    """Opens a synchronous contestant at a folder."""
+OpenSync = Callable[..., SyncStore]
+"""Opens a synchronous contestant at a folder, with ``durable`` and settings of its own as keywords."""
 
-    def __call__(self, folder: Path, *, durable: bool) -> SyncStore: ...
-
-
-class OpenAsync(Protocol):
-    """Opens an asynchronous contestant at a folder."""
-
-    def __call__(self, folder: Path, *, durable: bool) -> Awaitable[AsyncStore]: ...
+OpenAsync = Callable[..., Awaitable[AsyncStore]]
+"""The same for an asynchronous one."""
 
 
 def row_itself(row: UserRow) -> Any:
@@ -130,14 +127,14 @@ class Peer:
     threads: bool = False
     commits_in_groups: bool = False
 
-    async def open(self, folder: Path, *, durable: bool = False) -> Store:
-        """Return the contestant opened at ``folder``, which is made if it is missing."""
+    async def open(self, folder: Path, *, durable: bool = False, **settings: Any) -> Store:
+        """Return the contestant opened at ``folder``, which is made if it is missing; ``settings`` are its own."""
         os.makedirs(folder, exist_ok=True)
         if self.open_async is not None:
-            return await self.open_async(folder, durable=durable)
+            return await self.open_async(folder, durable=durable, **settings)
         if self.open_sync is None:
             raise TypeError(f"peer {self.name} has no way to be opened")
-        return self.open_sync(folder, durable=durable)
+        return self.open_sync(folder, durable=durable, **settings)
 
 
 async def close_store(store: Store) -> None:

@@ -15,18 +15,19 @@ from typing import Any
 
 import rocksdict
 
-from benchmarks.peers.codec import UserRow, decode, encode
+from benchmarks.peers.codec import USERS, Codec
 from benchmarks.peers.peer import Peer, SyncStore
 
 CACHE_BYTES = 1 << 30
 SETTLE_S_MAX = 3.0
 
 
-def open_rocksdb(folder: Path, *, durable: bool) -> SyncStore:
+def open_rocksdb(folder: Path, *, durable: bool, codec: Codec = USERS, cache_bytes: int = CACHE_BYTES) -> SyncStore:
     """Return RocksDB at ``folder``; ``settle`` flushes and waits for running compactions, for 3 s at most."""
+    encode, decode, _ = codec
     n_threads = os.cpu_count() or 1
     blocks = rocksdict.BlockBasedOptions()
-    blocks.set_block_cache(rocksdict.Cache(CACHE_BYTES))
+    blocks.set_block_cache(rocksdict.Cache(cache_bytes))
     blocks.set_bloom_filter(10, False)
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
@@ -40,10 +41,10 @@ def open_rocksdb(folder: Path, *, durable: bool) -> SyncStore:
     write = database.put
     find: Any = database.get  # its stub says that a list of keys may give None
 
-    def put(record: UserRow) -> None:
+    def put(record: Any) -> None:
         write(record.id.encode(), encode(record))
 
-    def get(key: str) -> UserRow | None:
+    def get(key: str) -> Any:
         encoded = find(key.encode())
         return None if encoded is None else decode(encoded)
 
@@ -53,7 +54,7 @@ def open_rocksdb(folder: Path, *, durable: bool) -> SyncStore:
         record.age += 1
         write(key_bytes, encode(record))
 
-    def put_many(records: Sequence[UserRow]) -> None:
+    def put_many(records: Sequence[Any]) -> None:
         batch = rocksdict.WriteBatch(raw_mode=True)
         add = batch.put
         for record in records:
@@ -76,10 +77,14 @@ def open_rocksdb(folder: Path, *, durable: bool) -> SyncStore:
                 return
             time.sleep(0.01)
 
+    def compact() -> None:
+        database.flush()
+        database.compact_range(None, None)
+
     return SyncStore(
         settings={
             "version": f"rocksdict {version('rocksdict')}",
-            "block_cache_bytes": CACHE_BYTES,
+            "block_cache_bytes": cache_bytes,
             "bloom_filter_bits": 10,
             "compression": "lz4",
             "wal": True,
@@ -94,6 +99,7 @@ def open_rocksdb(folder: Path, *, durable: bool) -> SyncStore:
         scan=scan,
         close=database.close,
         settle=settle,
+        compact=compact,
     )
 
 

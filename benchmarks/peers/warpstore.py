@@ -7,6 +7,7 @@ Importing this module imports warpstore.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,24 @@ def bump(user: User) -> None:
     user.age += 1
 
 
-async def open_warpstore(folder: Path, *, durable: bool, **settings: Any) -> AsyncStore:
-    """Return warpstore at ``folder`` with the benchmark's models; ``settings`` are passed on."""
+async def open_warpstore(
+    folder: Path,
+    *,
+    durable: bool,
+    record: type[ws.Record] = User,
+    models: Sequence[type[ws.Record]] = (),
+    **settings: Any,
+) -> AsyncStore:
+    """Return warpstore at ``folder``, ready for one type of records; ``settings`` are passed on.
+
+    The types of the store benchmark lie in one store; any other has one of its own, if ``models`` names no others.
+    """
     given = {"durability": "fsync" if durable else "interval", "gpu": "off", **settings}
     stack = AsyncExitStack()
-    store = await stack.enter_async_context(ws.open(folder / "store", models=MODELS, **given))
-    users = store[User]
+    store = await stack.enter_async_context(
+        ws.open(folder / "store", models=models or (MODELS if record in MODELS else [record]), **given)
+    )
+    users: Any = store[record]
     modify = users.modify
 
     async def increment(key: str) -> None:

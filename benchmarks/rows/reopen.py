@@ -36,6 +36,7 @@ class Opening:
         folder: Of its store.
         numbers: Records to get: the first one timed, all checked.
         keep: The store is needed again, so it must be closed cleanly.
+        kind: Of `benchmarks.kinds.KINDS`, what its records are.
     """
 
     name: str
@@ -43,6 +44,17 @@ class Opening:
     folder: Path
     numbers: list[int]
     keep: bool = True
+    kind: str = "User"
+
+
+def arguments(opening: Opening) -> dict[str, Any]:
+    """Return what the job gets besides the peer."""
+    return {
+        "folder": str(opening.folder),
+        "numbers": opening.numbers,
+        "keep": opening.keep,
+        "kind": opening.kind,
+    }
 
 
 def reopened(openings: Sequence[Opening], work: Path) -> dict[str, dict[str, Any] | ChildFailedError]:
@@ -52,12 +64,7 @@ def reopened(openings: Sequence[Opening], work: Path) -> dict[str, dict[str, Any
     """
     found: dict[str, dict[str, Any] | ChildFailedError] = {}
     with ExitStack() as stack:
-        children = [
-            stack.enter_context(
-                Child("reopen", {"peer": o.module, "folder": str(o.folder), "numbers": o.numbers, "keep": o.keep}, work)
-            )
-            for o in openings
-        ]
+        children = [stack.enter_context(Child("reopen", {"peer": o.module, **arguments(o)}, work)) for o in openings]
         for opening, child in zip(openings, children, strict=True):
             try:
                 child.line()

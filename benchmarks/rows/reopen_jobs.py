@@ -10,7 +10,8 @@ from typing import Any
 from benchmarks import workloads
 from benchmarks.child import pause
 from benchmarks.drive import get_batch, get_each, put_batch
-from benchmarks.measure import WrongAnswerError, memory
+from benchmarks.kinds import KINDS
+from benchmarks.measure import memory
 from benchmarks.peers.codec import encode
 from benchmarks.peers.peer import Store, close_store, load_peer, settle_store
 
@@ -52,16 +53,17 @@ async def load_job(peer: str, folder: str, n: int, log_bytes: int) -> dict[str, 
     return {"n": n + n_more, "seconds": perf_counter() - start}
 
 
-async def reopen_job(peer: str, folder: str, numbers: list[int], *, keep: bool) -> dict[str, Any]:
+async def reopen_job(peer: str, folder: str, numbers: list[int], *, keep: bool, kind: str) -> dict[str, Any]:
     """Open the store and get the first of ``numbers``, timed; get and check the others; return time and memory.
 
     Without ``keep`` the store is needed no more: the result is given before it is closed, and the parent kills.
     """
-    contestant = load_peer(peer)
-    bodies = workloads.rows(4_096)
+    records = KINDS[kind]
+    records.numbered(0)  # makes the bodies, and imports what the store needs
+    load_peer(peer)
     pause()
     start = perf_counter()
-    store = await contestant.open(Path(folder))
+    store = await records.open(peer, Path(folder))
     opened = perf_counter()
     keys = [workloads.key_of(number) for number in numbers]
     answers = await get_each(store, keys[:1])
@@ -69,8 +71,7 @@ async def reopen_job(peer: str, folder: str, numbers: list[int], *, keep: bool) 
     used = memory()
     answers += await get_batch(store, keys[1:]) if keys[1:] else []
     for number, answer in zip(numbers, answers, strict=True):
-        if not workloads.same(answer, workloads.numbered_row(number, bodies)):
-            raise WrongAnswerError(f"record {number} differs after reopening")
+        records.check(number, answer)
     result = {
         "seconds": done - start,
         "open_s": opened - start,

@@ -133,6 +133,9 @@ class FaultyFile:
         data = bytes(self._inode.seen[offset : offset + n_bytes])
         return data if len(data) == n_bytes else None
 
+    def will_need(self, n_bytes: int, offset: int) -> None:
+        """Nothing: a hint."""
+
     def write(self, buffers: Sequence[Buffer], offset: int) -> int:
         """Write sector by sector; a refused write has written every second of its sectors."""
         data = b"".join(bytes(buffer) for buffer in buffers)

@@ -129,6 +129,9 @@ class FaultyFile:
             return None
         return self._file.read_cached(n_bytes, offset)
 
+    def will_need(self, n_bytes: int, offset: int) -> None:
+        self._file.will_need(n_bytes, offset)
+
     def write(self, buffers: Sequence[Any], offset: int) -> int:
         self._files.before("write", self.path)
         return self._file.write(buffers, offset)

@@ -14,13 +14,26 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks import report, row, store, workloads
+from benchmarks import report, row, runner, workloads
 from benchmarks.child import JOBS
 from benchmarks.environment import header
-from benchmarks.measure import Cell, Trial, disk_bytes, interleaved, keep_best, memory, percentiles_us, stall_probe
+from benchmarks.kinds import KINDS, Kind
+from benchmarks.measure import (
+    Cell,
+    Trial,
+    WrongAnswerError,
+    disk_bytes,
+    interleaved,
+    keep_best,
+    memory,
+    percentiles_us,
+    stall_probe,
+)
 from benchmarks.peers.codec import UserRow, decode, decode_prefix, encode
 from benchmarks.peers.peer import PEER_MODULES, AsyncStore, Loaded, Peer, SyncStore, load_peers
 from benchmarks.rows.column import baseline, column_job
+from benchmarks.store import STORE
+from benchmarks.tiers import TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,8 +145,8 @@ def fake_async(name: str, **faults: bool) -> Peer:
 
 async def run_tiny(peers: list[Peer], only: list[str], folder: Path) -> tuple[dict[str, Any], list[str]]:
     said: list[str] = []
-    found = await store.run(
-        sizes=row.TINY, only=only, found=Loaded(peers, {"warpstore": "a fake"}), say=said.append, folder=folder
+    found = await runner.run(
+        STORE, sizes=row.TINY, only=only, found=Loaded(peers, {"warpstore": "a fake"}), say=said.append, folder=folder
     )
     return found, said
 
@@ -252,6 +265,34 @@ async def test_the_column_row_measures_its_baseline_without_warpstore() -> None:
     assert found["ours"] == []
 
 
+async def test_the_rows_of_the_tiers_run_with_the_peers_that_are_installed(tmp_path: Path) -> None:
+    found = load_peers(["warpstore", *TIERS.peers])
+    said: list[str] = []
+    only = ["disk-size", "wholly-disk", "cap", "background"]
+    result = await runner.run(TIERS, sizes=row.TINY, only=only, found=found, say=said.append, folder=tmp_path)
+    assert report.broken(result["rows"]) == []
+    verdicts = {name: [verdict.measured for verdict in found.verdicts] for name, found in result["rows"].items()}
+    assert len(verdicts["background"]) == 3
+    assert None not in verdicts["background"] + verdicts["wholly-disk"]
+    assert report.results_name(result["run"]).startswith("tiers-")
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_record_of_a_kind_follows_from_its_number_and_a_wrong_answer_is_refused(kind: Kind) -> None:
+    rows = [row for chunk in kind.chunks("lmdb", 100) for row in chunk]
+    assert sorted(row.id for row in rows) == [workloads.key_of(number) for number in range(100)]
+    ours = kind.records("warpstore", [7])[0]
+    kind.check(7, ours)
+    kind.check(7, kind.codec.decode(kind.codec.encode(kind.numbered(7))))
+    for answer in (None, kind.numbered(8)):
+        with pytest.raises(WrongAnswerError):
+            kind.check(7, answer)
+
+
+def test_no_row_is_in_two_benchmarks() -> None:
+    assert not STORE.rows.keys() & TIERS.rows.keys()
+
+
 def test_percentiles_are_those_of_the_sorted_times() -> None:
     assert percentiles_us([]) == {}
     assert percentiles_us(list(range(1_000_000, 0, -1_000))) == {"p50": 501.0, "p99": 991.0, "p99.9": 1000.0}
@@ -278,11 +319,11 @@ def test_a_target_is_reached_missed_or_not_run() -> None:
 
 
 def test_only_takes_rows_by_name_or_by_the_beginning_of_their_names() -> None:
-    assert store.chosen([]) == list(store.ROWS)
-    assert store.chosen(["scan", "put"]) == ["put", "scan"]
-    assert len(store.chosen(["ycsb"])) == 8
-    with pytest.raises(store.UnknownRowError, match="no row 'pu'"):
-        store.chosen(["pu"])
+    assert runner.chosen(STORE, []) == list(STORE.rows)
+    assert runner.chosen(STORE, ["scan", "put"]) == ["put", "scan"]
+    assert len(runner.chosen(STORE, ["ycsb"])) == 8
+    with pytest.raises(runner.UnknownRowError, match="no row 'pu'"):
+        runner.chosen(STORE, ["pu"])
 
 
 def test_peers_that_are_not_installed_are_named_with_their_reason() -> None:
@@ -316,6 +357,6 @@ def test_memory_and_disk_are_read_from_the_system(tmp_path: Path) -> None:
 
 
 def test_the_header_is_one_line_of_json_that_begins_with_the_commit(tmp_path: Path) -> None:
-    found = header(row.TINY, {"fake": {"relaxed": {"sync": False}}}, {}, tmp_path)
+    found = header("store", row.TINY, {"fake": {"relaxed": {"sync": False}}}, {}, tmp_path)
     assert "\n" not in found["line"]
     assert next(iter(msgspec.json.decode(found["line"]))) == "commit"

@@ -68,6 +68,10 @@ def test_every_record_is_found_by_its_hash_and_in_order(tmp_path: Path, packed: 
             assert table.find(key_hash(key), other, blocking=True) is None
         assert table.find(0, "absent", blocking=True) is None
         assert table.find(2**64 - 1, "absent", blocking=True) is None
+        wanted = [(key_hash(key), key) for key, _ in reversed(records)]
+        absent = [(0, "absent"), (2**64 - 1, "absent"), *((digest, "other") for digest, _ in wanted)]
+        assert table.find_many(wanted + absent) == [value for _, value in reversed(records)] + [None] * len(absent)
+        assert table.find_many(wanted[:1]) == [value for _, value in records[-1:]]
     checkpoint.release()
 
 
@@ -82,6 +86,12 @@ def test_keys_of_one_hash_are_told_apart_also_across_pages(
         assert table.find(7, key, blocking=True) == value
     assert table.find(3, "u00000", blocking=True) == records[0][1]
     assert table.find(7, "absent", blocking=True) is None
+    wanted = [(7, key) for key, _ in records[1:]]
+    assert table.find_many([*wanted, (7, "absent"), (3, "u00000")]) == [
+        *(value for _, value in records[1:]),
+        None,
+        records[0][1],
+    ]
     checkpoint.release()
 
 

@@ -8,7 +8,7 @@ cache cannot answer gives `WOULD_BLOCK`, and the caller repeats the call in a th
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -38,6 +38,10 @@ from warpstore.would_block import WOULD_BLOCK, WouldBlock
 
 PAGES_CACHED_MAX = 1024
 _PAGE_COST = PAGE_BYTES + 768  # with what reads it, and its place in the dictionary
+_AHEAD_BYTES = 256 << 10
+_SHORT_BYTES = 256
+"""Of index pages, and of payloads that are this short on average (heads), the disk is asked for all that is around one:
+a read of so much takes hardly longer, and many other records are found there."""
 _NO_POOLS: Mapping[int, MemoryPool] = {}
 
 
@@ -183,6 +187,7 @@ class CheckpointTable:
         self._pages: dict[int, IndexPage] = {}
         self._pool = pool
         self._charged = 0
+        self._is_short = entry.n_bytes < _SHORT_BYTES * entry.n_records
 
     def forget(self) -> None:
         """Let go of the cached index pages."""
@@ -220,15 +225,76 @@ class CheckpointTable:
             root = self._page_root = self._read_page_root()
         number = max(0, bisect_left(root, digest) - 1)
         while number < len(root) and (root[number] <= digest):
+            if blocking and number not in self._pages:
+                self._will_need([self._page_place(number)], around=True)
             page = self._page(number, blocking=blocking)
             if isinstance(page, WouldBlock):
                 return page
             for i in page.entries_of(digest):
+                if blocking and self._is_short:
+                    self._will_need([page.place(i)], around=True)
                 payload = self._payload(page, i, key, blocking=blocking)
                 if payload is not None:
                     return payload
             number += 1
         return None
+
+    def find_many(self, wanted: Sequence[tuple[int, HotKey]]) -> list[bytes | None]:
+        """Return what `find` gives for many pairs of digest and key, in their order; blocks.
+
+        Raises:
+            CorruptionError: what was read is damaged.
+            UnavailableError: reading failed.
+
+        Cost:
+            The disk is asked for all index pages at once, in the order of the file, then for all records.
+        """
+        if not self.n_records:
+            return [None] * len(wanted)
+        if len(wanted) == 1:
+            ((digest, key),) = wanted
+            found = self.find(digest, key, blocking=True)
+            assert not isinstance(found, WouldBlock)
+            return [found]
+        root = self._page_root
+        if root is None:
+            root = self._page_root = self._read_page_root()
+        numbers = [max(0, bisect_left(root, digest) - 1) for digest, _ in wanted]
+        unread = {number for number in numbers if number not in self._pages}
+        self._will_need([self._page_place(number) for number in unread], around=True)
+        entries: list[tuple[IndexPage, int] | None] = [None] * len(wanted)
+        for at in sorted(range(len(wanted)), key=numbers.__getitem__):
+            page = self._page(numbers[at], blocking=True)
+            assert not isinstance(page, WouldBlock)
+            i = next(iter(page.entries_of(wanted[at][0])), None)
+            entries[at] = None if i is None else (page, i)
+        self._will_need([page.place(i) for page, i in filter(None, entries)], around=self._is_short)
+        payloads: list[bytes | None] = []
+        for (digest, key), number, entry in zip(wanted, numbers, entries, strict=True):
+            payload = None if entry is None else self._payload(*entry, key, blocking=True)
+            if payload is None and (entry is not None or (number + 1 < len(root) and root[number + 1] == digest)):
+                payload = self.find(digest, key, blocking=True)  # another key has this hash
+            assert not isinstance(payload, WouldBlock)
+            payloads.append(payload)
+        return payloads
+
+    def _page_place(self, number: int) -> tuple[int, int]:
+        """Return offset and length of an index page."""
+        return self._entry.pages_offset + number * PAGE_BYTES, PAGE_BYTES
+
+    def _will_need(self, places: list[tuple[int, int]], *, around: bool) -> None:
+        """Ask the disk for places of the file, or for all that is around them; of neighbours as one."""
+        if around:
+            places = [(n * _AHEAD_BYTES, _AHEAD_BYTES) for n in {offset // _AHEAD_BYTES for offset, _ in places}]
+        start = end = 0
+        for offset, length in sorted(places):
+            if offset > end + PAGE_BYTES:
+                if end:
+                    self._file.will_need(end - start, start)
+                start = offset
+            end = max(end, offset + length)
+        if end:
+            self._file.will_need(end - start, start)
 
     def _payload(self, page: IndexPage, i: int, key: HotKey, *, blocking: bool) -> bytes | WouldBlock | None:
         """Return the payload of a key, if an entry names it."""
@@ -258,7 +324,7 @@ class CheckpointTable:
         page = self._pages.get(number)
         if page is not None:
             return page
-        offset = self._entry.pages_offset + number * PAGE_BYTES
+        offset, _ = self._page_place(number)
         read = self._read(PAGE_BYTES, offset) if blocking else self._file.read_cached(PAGE_BYTES, offset)
         if read is None:
             return WOULD_BLOCK

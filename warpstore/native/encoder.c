@@ -4,6 +4,7 @@
 
 #include "checks.h"
 #include "key.h"
+#include "memory_pool.h"
 
 typedef struct {
     Py_ssize_t offset;    /* in an instance */
@@ -61,7 +62,7 @@ static PyObject *encoded(Encoder *self, PyObject *record)
     }
     Key key;
     PyObject *outcome = NULL, *object = PyTuple_GET_ITEM(values, 1);
-    PyObject *value = PyObject_CallOneArg(self->encode, values);
+    PyObject *value = snug(PyObject_CallOneArg(self->encode, values));
     if (value != NULL && PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) <= self->bytes_max &&
         key_from_object(object, &key) == 0) {
         PyObject *slot = PyLong_FromLong((long)key_slot(&key));

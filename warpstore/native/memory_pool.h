@@ -35,4 +35,19 @@ static inline int64_t bytes_cost(PyObject *value)
     return ((n_bytes > 512 ? n_bytes + 8 : n_bytes) + 15) & -16; /* above 512 bytes malloc's, below it pymalloc's */
 }
 
+#define SNUG_BYTES_MAX 4096
+
+/* Return an encoded value in a piece of memory of its own size, and give back the one it came in, or NULL.
+ *
+ * An encoder makes its result in a larger piece and cuts that: of 389 bytes malloc then keeps 637, and hardly any of it
+ * serves again once the value is gone. Large values waste little, and are left as they are. */
+static inline PyObject *snug(PyObject *value)
+{
+    if (value == NULL || !PyBytes_CheckExact(value) || PyBytes_GET_SIZE(value) > SNUG_BYTES_MAX)
+        return value;
+    PyObject *copy = PyBytes_FromStringAndSize(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value));
+    Py_DECREF(value);
+    return copy;
+}
+
 #endif

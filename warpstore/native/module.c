@@ -107,7 +107,13 @@ static PyObject *adopt_all(PyObject *Py_UNUSED(module), PyObject *const *args, P
     Py_RETURN_NONE;
 }
 
+static PyObject *snug_value(PyObject *Py_UNUSED(module), PyObject *value)
+{
+    return snug(Py_NewRef(value));
+}
+
 static PyMethodDef functions[] = {
+    {"snug", snug_value, METH_O, NULL},
     {"key_hash", key_hash, METH_O, NULL},
     {"slot_of", slot_of, METH_O, NULL},
     {"set_values", (PyCFunction)(void (*)(void))set_values, METH_FASTCALL, NULL},
