@@ -119,7 +119,7 @@ class Stored(ws.Record, name="stored"):
     raw: Annotated[bytes, ws.Disk()]
 
 
-class StoredByUuid(ws.Record, name="stored by uuid"):
+class StoredByUuid(ws.Record, name="stored_by_uuid"):
     id: Annotated[UUID, ws.Key()]
     text: Annotated[str, ws.Disk()]
     raw: Annotated[bytes, ws.Disk()]
