@@ -187,6 +187,8 @@ async def background(bench: Bench) -> Row:
     }
     try:
         found = await run_child("background", arguments, bench.folder)
+        nothing = {"peer": "", "folder": "", "n": 0, "seconds_max": sizes.background_s}
+        control = await run_child("stall", nothing, bench.folder)
     except ChildFailedError as error:
         row.figures[OURS] = {"error": str(error)}
         return row
@@ -202,6 +204,7 @@ async def background(bench: Bench) -> Row:
         Verdict("longest stall in compaction", stalls["compaction"], 20, at_most=True, unit="ms"),
         Verdict("longest stall in ageing", stalls["ageing"], 20, at_most=True, unit="ms"),
     ]
+    row.remarks.append(f"longest stall of a program that gives the loop back each 2 ms: {control['loading ms']:.1f} ms")
     row.remarks.append(
         f"meanwhile {found['checkpoints']} checkpoints, {found['rounds']} rounds of ageing; "
         f"each compaction removed {min(found['files gone'])} block files or more"

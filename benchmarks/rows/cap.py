@@ -2,8 +2,8 @@
 
 warpstore's ``ram`` and RocksDB's block cache are the same number of bytes. Growth is of this process's RSS, above that
 with an empty store open under the same settings, and the highest value seen between two parts of the run; the inputs
-are there before. (What making them left free in the heap, up to 20 MB at full size, is not in it.) Each trial is a fresh
-process on the store that the trial before left; its first quarter is not timed.
+are there before. (What making them left free in the heap, up to 20 MB at full size, is not in it.) Each trial is a
+fresh process on the store that the trial before left; its first quarter is not timed.
 """
 
 from __future__ import annotations
