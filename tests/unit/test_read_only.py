@@ -36,7 +36,7 @@ async def test_the_state_of_a_live_a_crashed_and_a_closed_store_is_read(
 ) -> None:
     async def look(at: World) -> None:
         def stable() -> dict[str, bytes]:
-            """Return the files; not those of the log where an owner lives: its marks and segments come by themselves."""
+            """Return the files; not those of the log where an owner lives, whose marks come by themselves."""
             lives = at is world and not is_closed
             paths = [path for path in Path(at.path).rglob("*") if path.is_file()]
             kept = [path for path in paths if not (lives and ".wal" in path.name)]
