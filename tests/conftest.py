@@ -8,6 +8,7 @@ tried.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 
 import pytest
@@ -39,3 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if marked and cuda_device_count() == 0:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """Take what all tests have in common out of the collector's sight: many of them collect, to see what they leave."""
+    gc.collect()
+    gc.freeze()
