@@ -311,6 +311,11 @@ class TargetExistsError(FileError):
 class UnavailableError(WarpstoreError):
     """The world broke it; the same call may succeed later."""
 
+    @classmethod
+    def at(cls, path: str, offset: int, what: object) -> Self:
+        """Return the error for an offset of a file that could not be read; its message names both."""
+        return cls(f"{path}: offset {offset}: {what}")
+
 
 class OverloadedError(UnavailableError):
     """A mailbox is full and the call does not wait."""

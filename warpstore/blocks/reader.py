@@ -120,7 +120,7 @@ class BlockFile:
         try:
             return self._file.read(n_bytes, offset) if blocking else self._file.read_cached(n_bytes, offset)
         except OSError as e:
-            raise UnavailableError(f"{self._file.path}: offset {offset}: {e}") from e
+            raise UnavailableError.at(self._file.path, offset, e) from e
 
     def damaged(self, offset: int, message: str) -> CorruptionError:
         """Return the error for a block."""

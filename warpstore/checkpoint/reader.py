@@ -220,9 +220,7 @@ class CheckpointTable:
         """
         if not self.n_records:
             return None
-        root = self._page_root
-        if root is None:
-            root = self._page_root = self._read_page_root()
+        root = self._first_hashes()
         number = max(0, bisect_left(root, digest) - 1)
         while number < len(root) and (root[number] <= digest):
             if blocking and number not in self._pages:
@@ -256,9 +254,7 @@ class CheckpointTable:
             found = self.find(digest, key, blocking=True)
             assert not isinstance(found, WouldBlock)
             return [found]
-        root = self._page_root
-        if root is None:
-            root = self._page_root = self._read_page_root()
+        root = self._first_hashes()
         numbers = [max(0, bisect_left(root, digest) - 1) for digest, _ in wanted]
         unread = {number for number in numbers if number not in self._pages}
         self._will_need([self._page_place(number) for number in unread], around=True)
@@ -339,6 +335,12 @@ class CheckpointTable:
         self._pages[number] = page
         self._charge()
         return page
+
+    def _first_hashes(self) -> memoryview:
+        """Return the first hash of each index page; read once."""
+        if self._page_root is None:
+            self._page_root = self._read_page_root()
+        return self._page_root
 
     def _read_page_root(self) -> memoryview:
         n, body = self._root(self._entry.page_root)
@@ -463,7 +465,7 @@ class CheckpointTable:
         try:
             return self._file.read(n_bytes, offset)
         except OSError as e:
-            raise UnavailableError(f"{self._file.path}: offset {offset}: {e}") from e
+            raise UnavailableError.at(self._file.path, offset, e) from e
 
     def _damaged(self, offset: int, message: str) -> CorruptionError:
         return CorruptionError.at(self._file.path, offset, message)

@@ -1,6 +1,6 @@
 #include "copier.h"
 
-#include <structmember.h>
+#include "record_slots.h"
 
 #define FIELDS_MAX 64
 
@@ -61,15 +61,10 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     self->record_type = (PyTypeObject *)Py_NewRef(record_type);
     self->shallow = PyObject_GetAttrString((PyObject *)record_type, "__copy__");
     for (Py_ssize_t i = 0; self->shallow != NULL && i < PyTuple_GET_SIZE(fields); i++) {
-        PyObject *member = PyObject_GetAttr((PyObject *)record_type, PyTuple_GET_ITEM(fields, i));
-        if (member != NULL && Py_IS_TYPE(member, &PyMemberDescr_Type) &&
-            ((PyMemberDescrObject *)member)->d_member->type == T_OBJECT_EX)
-            self->offsets[self->n++] = ((PyMemberDescrObject *)member)->d_member->offset;
-        else if (member != NULL)
-            PyErr_SetString(PyExc_TypeError, "a copier needs fields in slots");
-        Py_XDECREF(member);
-        if (PyErr_Occurred())
+        Py_ssize_t offset = slot_offset(record_type, PyTuple_GET_ITEM(fields, i), "a copier");
+        if (offset < 0)
             break;
+        self->offsets[self->n++] = offset;
     }
     if (PyErr_Occurred())
         Py_CLEAR(self);

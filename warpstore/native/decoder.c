@@ -1,8 +1,7 @@
 #include "decoder.h"
 
-#include <structmember.h>
-
 #include "msgpack.h"
+#include "record_slots.h"
 #include "xxh3.h"
 
 #define KNOWN_KEYS 128     /* of dicts, kept decoded: a power of two */
@@ -245,15 +244,8 @@ static int take_field(Decoder *self, PyObject *description, Field *field)
                                          "(name, dict, class, class)");
         return -1;
     }
-    PyObject *member = PyObject_GetAttr((PyObject *)self->record_type, PyTuple_GET_ITEM(description, 0));
-    if (member == NULL)
-        return -1;
-    if (Py_IS_TYPE(member, &PyMemberDescr_Type) && ((PyMemberDescrObject *)member)->d_member->type == T_OBJECT_EX)
-        field->offset = ((PyMemberDescrObject *)member)->d_member->offset;
-    else
-        PyErr_SetString(PyExc_TypeError, "a decoder needs fields in slots");
-    Py_DECREF(member);
-    return PyErr_Occurred() ? -1 : 0;
+    field->offset = slot_offset(self->record_type, PyTuple_GET_ITEM(description, 0), "a decoder");
+    return field->offset < 0 ? -1 : 0;
 }
 
 static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *keywords)

@@ -1,9 +1,8 @@
 #include "encoder.h"
 
-#include <structmember.h>
-
 #include "checks.h"
 #include "key.h"
+#include "record_slots.h"
 #include "memory_pool.h"
 
 typedef struct {
@@ -111,14 +110,9 @@ static int take_field(Encoder *self, PyObject *description, Field *field)
         PyErr_SetString(PyExc_TypeError, "an encoder's field is (name, class, ...)");
         return -1;
     }
-    PyObject *member = PyObject_GetAttr((PyObject *)self->record_type, PyTuple_GET_ITEM(description, 0));
-    if (member == NULL)
+    field->offset = slot_offset(self->record_type, PyTuple_GET_ITEM(description, 0), "an encoder");
+    if (field->offset < 0)
         return -1;
-    if (Py_IS_TYPE(member, &PyMemberDescr_Type) && ((PyMemberDescrObject *)member)->d_member->type == T_OBJECT_EX)
-        field->offset = ((PyMemberDescrObject *)member)->d_member->offset;
-    else
-        PyErr_SetString(PyExc_TypeError, "an encoder needs fields in slots");
-    Py_DECREF(member);
     field->cls = class_at(description, 1);
     field->first = class_at(description, 2);
     field->second = class_at(description, 3);

@@ -331,7 +331,18 @@ static PyObject *gathered(MemoryTable *self, PyObject *keys)
     return _PyBytes_Resize(&array, used) < 0 ? NULL : array;
 }
 
-/* As `parse_many` of what `gathered` gives, by a decoder that takes each value where it lies. */
+/* Return the keys' records, decoded in one call, or None if one of them is not ordinary. */
+static PyObject *decoded_at_once(MemoryTable *self, PyObject *keys)
+{
+    PyObject *array = gathered(self, keys);
+    if (array == NULL || array == Py_None)
+        return array;
+    PyObject *parsed = PyObject_CallOneArg(self->parse_many, array);
+    Py_DECREF(array);
+    return parsed;
+}
+
+/* The same, by a decoder that takes each value where it lies. */
 static PyObject *decoded_each(MemoryTable *self, PyObject *keys)
 {
     Py_ssize_t n = PyList_GET_SIZE(keys);
@@ -362,15 +373,11 @@ static PyObject *records(MemoryTable *self, PyObject *keys)
     if (PyThread_get_thread_ident() != self->thread || !PyList_CheckExact(keys) || self->parse_many == NULL)
         Py_RETURN_NONE;
     int by_decoder = Py_IS_TYPE(self->parse, &Decoder_Type);
-    PyObject *array = by_decoder ? Py_NewRef(keys) : gathered(self, keys);
-    if (array == NULL || array == Py_None)
-        return array;
     /* The collector would find nothing in what is being made. */
     int collecting = PyGC_Disable();
-    PyObject *parsed = by_decoder ? decoded_each(self, keys) : PyObject_CallOneArg(self->parse_many, array);
+    PyObject *parsed = by_decoder ? decoded_each(self, keys) : decoded_at_once(self, keys);
     if (collecting)
         PyGC_Enable();
-    Py_DECREF(array);
     if (parsed == NULL)
         return none_if_undecodable(self);
     if (parsed == Py_None)

@@ -233,7 +233,7 @@ class SeriesReader:
         try:
             return self._file.read(n_bytes, offset)
         except OSError as e:
-            raise UnavailableError(f"{self._file.path}: offset {offset}: {e}") from e
+            raise UnavailableError.at(self._file.path, offset, e) from e
 
     def _damaged(self, offset: int, message: str) -> CorruptionError:
         return CorruptionError.at(self._file.path, offset, message)
